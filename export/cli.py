@@ -1,0 +1,84 @@
+"""``mobiedit-export``: turn a Hugging Face model into a bundle."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from mobiedit.runtime.cli_support import ErrorCommand, echo_json
+from mobiedit.runtime.errors import RequestError
+
+from .configuration import ExportConfig, Precision, Target
+
+
+@click.command(cls=ErrorCommand, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(package_name="mobiedit")
+@click.argument("model")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The bundle to write.")
+@click.option("--layer", default="auto", help="The edit layer: auto, or its index.")
+@click.option("--precision", type=click.Choice([p.value for p in Precision]), default=Precision.W8A16.value, help="Numbers of all graphs but the edit layer's MLP.")
+@click.option("--target", type=click.Choice([t.value for t in Target]), default=Target.CPU.value, help="What the bundle is for; qnn takes w8a16 only.")
+@click.option("--calibration-text", type=click.Path(path_type=Path), help="A file with one sentence a line; the project's own by default.")
+@click.option("--dynamic-multiplier", type=float, default=10.0, help="Key vectors for the statistics, as a multiple of the MLP's width.")
+@click.option("--slots", type=int, default=32, help="Edits that the bundle holds at once.")
+@click.option("--revision", help="Revision of a Hub id.")
+@click.option("--trust-remote-code", is_flag=True, help="Let code in the checkpoint run.")
+@click.option("--dry-run", is_flag=True, help="Print sizes and predicted peak memory, write nothing.")
+@click.option("--force", is_flag=True, help="Replace the bundle that is there, with its edits.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def main(model: str, out: Path, layer: str, dry_run: bool, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - click passes the options
+    """Export MODEL: smollm2-135m, a local folder, a .gguf file, or a Hub id."""
+    config = ExportConfig(
+        model=model,
+        out=out,
+        layer=_layer(layer),
+        **{**options, "precision": Precision(options["precision"]), "target": Target(options["target"])},
+    )
+    _prepare_libraries()
+    # Imported late: torch and transformers take seconds, `--help` and a mistyped option should not.
+    from .pipeline import export_bundle, predict
+    from .progress import Stages
+
+    if dry_run:
+        plan = predict(config)
+        if as_json:
+            echo_json({"files": plan.files, "total_bytes": plan.total_bytes, "peak_bytes": plan.peak_bytes, "parameters": plan.parameters})
+            return
+        for name, size in plan.files.items():
+            click.echo(f"{name:<28} {size / 2**20:10.1f} MiB")
+        click.echo(f"{'bundle':<28} {plan.total_bytes / 2**20:10.1f} MiB")
+        click.echo(f"{'peak memory of the export':<28} {plan.peak_bytes / 2**20:10.1f} MiB")
+        return
+    report = export_bundle(config, Stages(quiet=as_json))
+    manifest, written = report.manifest, report.written
+    if as_json:
+        echo_json({"bundle": str(out), "edit_layer": manifest.edit_layer, "checks": manifest.checks, "notes": list(report.notes)})
+        return
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"wrote {out}: {manifest.base.name}, edit layer {manifest.edit_layer} of {manifest.shape.n_layers}, {manifest.precision}")
+    click.echo(f"  FP32 graphs against the source model: largest logit difference {report.fp32.max_abs_logit_difference:.1e}")
+    click.echo(f"  {manifest.precision} graphs: cosine {written.mean_cosine:.4f}, NLL {written.nll:.3f} {written.nll_change:+.4f}, on {written.tokens} held-out tokens")
+
+
+def _layer(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise RequestError(f"--layer {text!r} is neither auto nor an index: give for example 10")
+    return int(text)
+
+
+def _prepare_libraries() -> None:
+    """Leave the terminal to our own bars and lines, and the cores to whoever works."""
+    # torch's idle threads spin, which on a busy machine costs ten times the work itself. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Set first: a quantiser sets the root logger up at INFO when it is imported.
+    logging.basicConfig(level=logging.ERROR)
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()

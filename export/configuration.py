@@ -1,0 +1,66 @@
+"""What a user may set for an export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from mobiedit.runtime.errors import RequestError
+
+
+class Precision(StrEnum):
+    """Numbers of the prefix, suffix and head graphs; the edit layer's MLP is always FP32."""
+
+    W8A16 = "w8a16"
+    W8 = "w8"
+    FP32 = "fp32"
+
+
+class Target(StrEnum):
+    """What the bundle is for: ONNX Runtime's CPU provider, or Qualcomm's NPU."""
+
+    CPU = "cpu"
+    QNN = "qnn"
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """One export.
+
+    Attributes
+    ----------
+    model
+        ``smollm2-135m``, a folder, a .gguf file, or a Hub id.
+    out
+        The bundle to write.
+    layer
+        The edit layer, or None to choose it.
+    calibration_text
+        A file with one sentence a line, or None for the project's own.
+    dynamic_multiplier
+        Key vectors for the statistics, as a multiple of the MLP's width.
+    slots
+        Edits that the bundle holds at once.
+    """
+
+    model: str
+    out: Path
+    layer: int | None = None
+    precision: Precision = Precision.W8A16
+    target: Target = Target.CPU
+    calibration_text: Path | None = None
+    dynamic_multiplier: float = 10.0
+    slots: int = 32
+    revision: str | None = None
+    trust_remote_code: bool = False
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be exported."""
+        if self.slots < 1:
+            raise RequestError("--slots must be 1 or more: give the number of edits that the bundle shall hold")
+        if self.dynamic_multiplier <= 0:
+            raise RequestError("--dynamic-multiplier must be above 0: 10 is a good value")
+        if self.target is Target.QNN and self.precision is not Precision.W8A16:
+            raise RequestError(f"the NPU does not take {self.precision} graphs: use --precision w8a16 with --target qnn")

@@ -1,0 +1,100 @@
+"""Write the four graphs of a model as FP32 ONNX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from mobiedit.runtime.manifest import ModelShape
+from torch import Tensor, nn
+
+from .segment import DecoderSegment, EditLayer, Head
+from .third_party import contained
+
+OPSET = 23  # the first with a native RMSNormalization
+_DYNAMIC = torch.export.Dim.DYNAMIC
+_BATCH, _TOKENS, _PAST = 2, 3, 4  # sizes of the example inputs; any but 1, which would be taken for a constant
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """A module with what its export needs: named example inputs, their symbolic axes, and the outputs' names."""
+
+    module: nn.Module
+    inputs: dict[str, tuple[Tensor, dict[int, str]]]
+    outputs: tuple[str, ...]
+
+
+def graph_specs(model: nn.Module, shape: ModelShape, layer: int, slots: int) -> dict[str, GraphSpec]:
+    """Split a model at the edit layer into its four graphs, by name."""
+    layers = model.model.layers
+    prefix = DecoderSegment(layers, 0, layer + 1, shape, open_end=True)
+    suffix = DecoderSegment(layers, layer + 1, shape.n_layers, shape, final_norm=model.model.norm)
+    tokens = {0: "batch", 1: "tokens"}
+    edit_inputs = {
+        "residual": (torch.randn(_BATCH, _TOKENS, shape.width), tokens),
+        "directions": (torch.randn(slots, shape.mlp_width), {}),
+        "deltas": (torch.randn(slots, shape.width), {}),
+    }
+    return {
+        "prefix": _segment_spec(prefix, shape, "residual_out"),
+        "edit": GraphSpec(EditLayer(layers[layer]), edit_inputs, ("hidden_out", "key", "value")),
+        "suffix": _segment_spec(suffix, shape, "hidden_out"),
+        "head": GraphSpec(
+            Head(model.lm_head), {"hidden": (torch.randn(_TOKENS, shape.width), {0: "rows"})}, ("logits",)
+        ),
+    }
+
+
+def write_graph(spec: GraphSpec, path: Path) -> None:
+    """Export one graph to a new file, with its weights in ``<name>.data`` beside it."""
+    axes = tuple({axis: _DYNAMIC for axis in named} for _, named in spec.inputs.values())
+    tensors = tuple(tensor for tensor, _ in spec.inputs.values())
+    if isinstance(spec.module, DecoderSegment):
+        axes = (*axes[:4], axes[4:])  # the segment takes its caches as *past
+    with contained(path.parent), torch.no_grad():
+        program = torch.onnx.export(
+            spec.module,
+            tensors,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=axes,
+            input_names=list(spec.inputs),
+            output_names=list(spec.outputs),
+            verbose=False,
+        )
+        assert program is not None
+        program.save(str(path), external_data=True)
+    _name_axes(path, spec)
+
+
+def _segment_spec(segment: DecoderSegment, shape: ModelShape, output: str) -> GraphSpec:
+    factors = (_BATCH, 1, _TOKENS, shape.head_dim)
+    inputs: dict[str, tuple[Tensor, dict[int, str]]] = {
+        "hidden": (torch.randn(_BATCH, _TOKENS, shape.width), {0: "batch", 1: "tokens"}),
+        "cos": (torch.randn(factors), {0: "batch", 2: "tokens"}),
+        "sin": (torch.randn(factors), {0: "batch", 2: "tokens"}),
+        "mask": (torch.zeros(_BATCH, 1, _TOKENS, _PAST + _TOKENS), {0: "batch", 2: "tokens", 3: "total"}),
+    }
+    for index in segment.indices:
+        for part in "kv":
+            cached = torch.randn(_BATCH, shape.n_kv_heads, _PAST, shape.head_dim)
+            inputs[f"past_{part}.{index}"] = (cached, {0: "batch", 2: "past"})
+    new = tuple(f"new_{part}.{index}" for index in segment.indices for part in "kv")
+    return GraphSpec(segment, inputs, (output, *new))
+
+
+def _name_axes(path: Path, spec: GraphSpec) -> None:
+    """Replace the tracer's axis names (s79, ...) by the specification's."""
+    model = onnx.load(path, load_external_data=False)
+    names: dict[str, str] = {}
+    for value in model.graph.input:
+        for axis, name in spec.inputs[value.name][1].items():
+            names[value.type.tensor_type.shape.dim[axis].dim_param] = name
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in names:
+                dim.dim_param = names[dim.dim_param]
+    onnx.save(model, path)

@@ -1,0 +1,261 @@
+"""The export, stage by stage: from a checkpoint to a bundle."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mobiedit.calibration.graph_inputs import record_graph_inputs
+from mobiedit.calibration.key_statistics import KeyStatistics, collect_key_statistics
+from mobiedit.calibration.sink import choose_sink, sink_cache
+from mobiedit.calibration.text import default_text, held_out_text, read_text
+from mobiedit.runtime.bundle_layout import CONSTANTS, EMBEDDING, GRAPHS, KEY_STATISTICS, TOKENIZER, graph_file
+from mobiedit.runtime.bundle_parts import load_parts
+from mobiedit.runtime.bundle_writer import BundleWriter
+from mobiedit.runtime.configuration import ExecutionConfig
+from mobiedit.runtime.costs import CostMeter
+from mobiedit.runtime.decoder import Decoder, DecoderParts, Slots
+from mobiedit.runtime.errors import ExportError
+from mobiedit.runtime.files import storage_errors
+from mobiedit.runtime.manifest import SCHEMA_VERSION, Manifest, to_json
+from mobiedit.runtime.tokenizer import Tokenizer
+
+from .canaries import choose_canaries
+from .check import Comparison, compare, require_close, require_exact
+from .checkpoint import Checkpoint, find_source, load_checkpoint, read_config, shape_of
+from .configuration import ExportConfig, Precision
+from .edit_layer import choose_layer
+from .graphs import graph_specs, write_graph
+from .plan import Plan, plan_export
+from .progress import Stages
+from .static_quantisation import quantise_static
+from .weight_only import quantise_weights
+
+ROW_PREFIXES = (
+    "{}",
+    "The weather was fine. {}",
+    "In the morning, they talked. {}",
+    "According to the report, {}",
+    "I think that you know. {}",
+    "Because of this, {}",
+)
+"""Rewriting rows of an edit: with the subject row, the paper's batch of 7."""
+
+MASK_VALUE = -100.0
+"""What the attention mask adds: enough to hide a token, small enough for a 16-bit range."""
+
+_SINK_LINES, _RANGE_LINES, _CHECK_LINES, _CHECK_TOKENS = 32, 32, 32, 64
+_QUANTISED = ("prefix", "suffix", "head")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export wrote: the comparisons with the source model, and what the user should know."""
+
+    manifest: Manifest
+    fp32: Comparison
+    written: Comparison
+    notes: tuple[str, ...]
+
+
+def predict(config: ExportConfig) -> Plan:
+    """Return the sizes that an export would have, without loading a weight."""
+    source = find_source(config.model, config.revision, trust_remote_code=config.trust_remote_code)
+    shape = shape_of(read_config(source))
+    return plan_export(shape, choose_layer(shape, config.layer), config.precision)
+
+
+def export_bundle(config: ExportConfig, stages: Stages | None = None) -> ExportReport:
+    """Export a model.
+
+    Raises
+    ------
+    ExportError
+        When the model cannot be exported, or the written graphs are off; nothing is left behind.
+    RequestError
+        When an option does not fit the model.
+    BundleError
+        When the place is taken.
+    StorageError
+        When the disk refuses.
+    """
+    stages = stages or Stages()
+    source = find_source(config.model, config.revision, trust_remote_code=config.trust_remote_code)
+    layer = choose_layer(shape_of(read_config(source)), config.layer)
+    lines = read_text(config.calibration_text) if config.calibration_text else default_text()
+    with BundleWriter(config.out, force=config.force) as writer, storage_errors(f"write {config.out}"):
+        with stages.stage("load the model"):
+            checkpoint = load_checkpoint(source)
+        return _Export(config, checkpoint, layer, lines, writer, stages).run()
+
+
+class _Export:
+    """One export in progress: the values that its stages share."""
+
+    def __init__(
+        self,
+        config: ExportConfig,
+        checkpoint: Checkpoint,
+        layer: int,
+        lines: Sequence[str],
+        writer: BundleWriter,
+        stages: Stages,
+    ) -> None:
+        self._config = config
+        self._checkpoint = checkpoint
+        self._layer = layer
+        self._lines = lines
+        self._writer = writer
+        self._stages = stages
+        self._empty = Slots.empty(config.slots, checkpoint.shape)
+
+    def run(self) -> ExportReport:
+        model, tokenizer = self._checkpoint.model, self._checkpoint.tokenizer
+        with self._stages.stage("choose the sink token"):
+            sink = choose_sink(model, tokenizer, _spread(self._lines, _SINK_LINES))
+        with tempfile.TemporaryDirectory(prefix="fp32-", dir=self._writer.folder) as name:
+            work = Path(name)
+            self._write_fp32(work, sink.token)
+            fp32 = self._compare("check the FP32 graphs", self._parts(work), sink.token)
+            require_exact(fp32)
+            self._write_precision(work)
+        written = fp32
+        parts = self._parts(self._writer.folder)
+        if self._config.precision is not Precision.FP32:
+            written = self._compare(f"check the {self._config.precision} graphs", parts, sink.token)
+            require_close(written)
+        statistics = self._key_statistics(sink.token)
+        with self._stages.stage("choose the canaries"):
+            canaries = choose_canaries(
+                Decoder(parts, CostMeter()), self._empty, Tokenizer(self._writer.folder / TOKENIZER)
+            )
+        checks = {"fp32": fp32.to_dict(), "written": written.to_dict(), "sink_nll": sink.evidence}
+        manifest = self._manifest(sink.token, canaries, statistics, checks)
+        with self._stages.stage("write the manifest"):
+            self._writer.finish(to_json(manifest))
+        return ExportReport(manifest, fp32, written, _notes(statistics))
+
+    def _write_fp32(self, work: Path, sink: int) -> None:
+        """Write the FP32 graphs into ``work`` and everything that no precision changes into the bundle."""
+        checkpoint, writer = self._checkpoint, self._writer
+        specs = graph_specs(checkpoint.model, checkpoint.shape, self._layer, self._config.slots)
+        with self._stages.stage("write the FP32 graphs", len(specs)) as advance:
+            for graph, spec in specs.items():
+                write_graph(spec, work / graph_file(graph))
+                advance(1)
+        names = [f"sink_{part}.{i}" for i in range(checkpoint.shape.n_layers) for part in "kv"]
+        sink_tensors = dict(zip(names, sink_cache(checkpoint.model, sink), strict=True))
+        frequencies = checkpoint.model.model.rotary_emb.inv_freq.numpy().astype(np.float32)
+        writer.save_tensors(CONSTANTS, {"inverse_frequencies": frequencies, **sink_tensors})
+        embedding = checkpoint.model.model.embed_tokens.weight.numpy()
+        writer.save_tensors(EMBEDDING, {"embedding": embedding})
+        for shared in (CONSTANTS, EMBEDDING):
+            shutil.copy(writer.folder / shared, work / shared)
+        if self._config.precision is not Precision.FP32:
+            writer.save_tensors(EMBEDDING, {"embedding": _half(embedding)})
+        checkpoint.tokenizer.backend_tokenizer.save(str(writer.folder / TOKENIZER))
+
+    def _write_precision(self, work: Path) -> None:
+        """Write the bundle's graphs from the FP32 ones."""
+        precision, folder = self._config.precision, self._writer.folder
+        kept = GRAPHS if precision is Precision.FP32 else ("edit",)
+        for graph in kept:
+            for path in work.glob(f"{graph_file(graph)}*"):
+                shutil.move(path, folder / path.name)
+        if precision is Precision.W8:
+            with self._stages.stage("quantise the weights", len(_QUANTISED)) as advance:
+                for graph in _QUANTISED:
+                    quantise_weights(work / graph_file(graph), folder / graph_file(graph))
+                    advance(1)
+        if precision is Precision.W8A16:
+            self._quantise_static(work)
+
+    def _quantise_static(self, work: Path) -> None:
+        texts = self._encode(_spread(self._lines, _RANGE_LINES))
+        for path in self._writer.folder.glob("edit.onnx*"):
+            shutil.copy(path, work / path.name)
+        with self._stages.stage("record activations", len(texts)) as advance:
+            inputs = record_graph_inputs(self._parts(work), texts, self._config.slots, advance=advance)
+        with self._stages.stage("quantise the graphs", len(_QUANTISED)) as advance:
+            for graph in _QUANTISED:
+                name = graph_file(graph)
+                quantise_static(work / name, self._writer.folder / name, getattr(inputs, graph))
+                advance(1)
+
+    def _compare(self, title: str, parts: DecoderParts, sink: int) -> Comparison:
+        texts = [ids for ids in self._encode(held_out_text()[:_CHECK_LINES]) if len(ids) > 1]
+        with self._stages.stage(title, len(texts)) as advance:
+            decoder = Decoder(parts, CostMeter())
+            return compare(decoder, self._empty, self._checkpoint.model, sink, texts, advance)
+
+    def _key_statistics(self, sink: int) -> KeyStatistics:
+        checkpoint, multiplier = self._checkpoint, self._config.dynamic_multiplier
+        with self._stages.stage("collect key statistics", round(multiplier * checkpoint.shape.mlp_width)) as advance:
+            statistics = collect_key_statistics(
+                checkpoint.model, checkpoint.tokenizer, self._layer, sink, self._lines, multiplier, advance
+            )
+        self._writer.save_tensors(KEY_STATISTICS, {"inverse_covariance": statistics.inverse_covariance})
+        return statistics
+
+    def _parts(self, folder: Path) -> DecoderParts:
+        return load_parts(
+            folder, self._checkpoint.shape, self._layer, MASK_VALUE, ExecutionConfig(), fold_weights=True
+        )
+
+    def _encode(self, lines: Sequence[str]) -> list[list[int]]:
+        tokenizer = self._checkpoint.tokenizer
+        return [tokenizer(line, add_special_tokens=False).input_ids[:_CHECK_TOKENS] for line in lines]
+
+    def _manifest(
+        self, sink: int, canaries: tuple[str, ...], statistics: KeyStatistics, checks: dict[str, Any]
+    ) -> Manifest:
+        config, checkpoint = self._config, self._checkpoint
+        tools = ("mobiedit", "torch", "transformers", "onnx", "onnxruntime")
+        return Manifest(
+            schema_version=SCHEMA_VERSION,
+            base=checkpoint.base,
+            shape=checkpoint.shape,
+            edit_layer=self._layer,
+            precision=str(config.precision),
+            target=str(config.target),
+            sink_token=sink,
+            eos_tokens=checkpoint.eos_tokens,
+            mask_value=MASK_VALUE,
+            slots=config.slots,
+            row_prefixes=ROW_PREFIXES,
+            canaries=canaries,
+            statistics={"keys": statistics.keys, "wanted": statistics.wanted, "multiplier": config.dynamic_multiplier},
+            checks=checks,
+            tools={name: importlib.metadata.version(name) for name in tools},
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            files=self._writer.entries(),
+        )
+
+
+def _half(embedding: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    half = embedding.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ExportError("the embedding does not fit FP16: use --precision fp32")
+    return half
+
+
+def _spread(lines: Sequence[str], count: int) -> list[str]:
+    """Return ``count`` lines, evenly spread."""
+    step = max(1, len(lines) // count)
+    return list(lines[::step][:count])
+
+
+def _notes(statistics: KeyStatistics) -> tuple[str, ...]:
+    if statistics.keys >= statistics.wanted:
+        return ()
+    return (
+        f"key statistics: the calibration text has {statistics.keys} tokens, {statistics.wanted} were asked for; "
+        "give more --calibration-text for a better locality",
+    )

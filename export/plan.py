@@ -1,0 +1,64 @@
+"""Sizes of a bundle and memory of its export, from the configuration alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mobiedit.runtime.bundle_layout import EMBEDDING, KEY_STATISTICS
+from mobiedit.runtime.manifest import ModelShape
+
+from .configuration import Precision
+from .weight_only import BLOCK
+
+_FP32 = 4
+_BYTES_PER_WEIGHT = {Precision.FP32: 4.0, Precision.W8A16: 1.0, Precision.W8: 1.0 + _FP32 / BLOCK}
+_LIBRARIES = 900e6  # resident after importing torch, transformers and ONNX Runtime, with their arenas
+_FP32_COPIES = {Precision.FP32: 2.6, Precision.W8A16: 3.6, Precision.W8: 3.0}
+"""FP32 copies of the weights held at the peak: the source model, the sessions of its FP32 graphs, and the quantiser's. Measured, see
+docs/benchmarks.md."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an export will write and need.
+
+    Attributes
+    ----------
+    parameters
+        Weights of the source model.
+    files
+        Predicted bytes of the large files, by name; graphs with their weights.
+    peak_bytes
+        Predicted peak memory of the export.
+    """
+
+    parameters: int
+    files: dict[str, int]
+    peak_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Predicted bytes of the bundle."""
+        return sum(self.files.values())
+
+
+def plan_export(shape: ModelShape, layer: int, precision: Precision) -> Plan:
+    """Predict sizes for an edit layer and a precision."""
+    projection = shape.width * shape.head_dim
+    attention = 2 * projection * (shape.n_heads + shape.n_kv_heads)
+    mlp = 3 * shape.width * shape.mlp_width
+    vocabulary = shape.vocabulary * shape.width
+    weight = _BYTES_PER_WEIGHT[precision]
+    files = {
+        "prefix.onnx": round(weight * (layer * (attention + mlp) + attention)),
+        "edit.onnx": _FP32 * mlp,
+        "suffix.onnx": round(weight * (shape.n_layers - 1 - layer) * (attention + mlp)),
+        "head.onnx": round(weight * vocabulary),
+        EMBEDDING: vocabulary * (_FP32 if precision is Precision.FP32 else 2),
+        KEY_STATISTICS: _FP32 * shape.mlp_width**2,
+    }
+    layers = shape.n_layers * (attention + mlp)
+    parameters = layers + vocabulary * (1 if shape.tied_head else 2)
+    # The head graph holds its own copy of the vocabulary matrix, tied or not.
+    peak = _LIBRARIES + _FP32_COPIES[precision] * _FP32 * (layers + vocabulary) + 3 * 8 * shape.mlp_width**2
+    return Plan(parameters, files, round(peak))

@@ -1,0 +1,28 @@
+"""Contain the side effects of the libraries that write graphs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def contained(folder: Path) -> Iterator[None]:
+    """Run a library that writes a graph into ``folder``.
+
+    Its notes are silenced (one of them sets up the root logger on import), and the working folder is ``folder`` meanwhile: onnx looks there,
+    instead of beside the graph, for a data file that it would overwrite.
+    """
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    root.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.chdir(folder):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers

@@ -1,0 +1,18 @@
+"""The device side: open a bundle, ask it, teach it facts by forward passes alone. Needs numpy and ONNX Runtime, never torch."""
+
+from .bundle import Bundle, open_bundle
+from .configuration import EditConfig, ExecutionConfig, LossConfig, PrefixCache, ZerothOrderConfig
+from .editor import EditResult
+from .errors import MobiEditError
+
+__all__ = [
+    "Bundle",
+    "EditConfig",
+    "EditResult",
+    "ExecutionConfig",
+    "LossConfig",
+    "MobiEditError",
+    "PrefixCache",
+    "ZerothOrderConfig",
+    "open_bundle",
+]

@@ -1,0 +1,263 @@
+"""A bundle on disk: open it, ask it, teach it, undo."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle_layout import EDITS, KEY_STATISTICS, TOKENIZER
+from .bundle_parts import load_parts, read_tensors
+from .configuration import EditConfig, ExecutionConfig
+from .costs import CostMeter
+from .decoder import Decoder, Slots
+from .editor import EditResult, SolvedEdit, solve_edit
+from .errors import BundleError, JournalError, RequestError
+from .generation import Generator
+from .journal import EditRecord, Journal, JournalState, new_edit_id
+from .lock import editing_lock
+from .manifest import Manifest, read_manifest, verify_files
+from .prompt_rows import EditRequest
+from .tokenizer import Tokenizer
+from .zeroth_order import Progress
+
+OPTIMIZER = "zo"
+
+
+def open_bundle(
+    path: str | Path, execution: ExecutionConfig | None = None, *, verify: bool = True
+) -> Bundle:
+    """Open a bundle for asking and editing.
+
+    Parameters
+    ----------
+    path
+        The bundle's folder.
+    execution
+        How graphs are run.
+    verify
+        Compare every file's hash with the manifest; otherwise only names and sizes.
+
+    Raises
+    ------
+    BundleError
+        When the bundle is missing, damaged, unsafe, or of a newer schema.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise BundleError(f"{folder} is not a folder: give the bundle that mobiedit-export wrote")
+    if (folder / EDITS).is_symlink():
+        raise BundleError(f"{folder / EDITS} is a link: put the folder itself there")
+    manifest = read_manifest(folder)
+    verify_files(folder, manifest, hashes=verify)
+    return Bundle(folder, manifest, execution or ExecutionConfig())
+
+
+class Bundle:
+    """An open bundle. Sessions are made when first needed; the journal is read anew for every operation.
+
+    Attributes
+    ----------
+    path
+        Its folder.
+    manifest
+        What it states about itself.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, execution: ExecutionConfig) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._execution = execution
+        self._journal = Journal(path / EDITS, edit_base(manifest))
+
+    def edit(
+        self,
+        prompt: str,
+        subject: str,
+        target: str,
+        *,
+        paraphrases: tuple[str, ...] = (),
+        keep: tuple[str, ...] = (),
+        config: EditConfig | None = None,
+        report: Callable[[Progress], None] = lambda progress: None,
+    ) -> EditResult:
+        """Teach a fact; commit it only if its check passes, or if ``config.force`` is set.
+
+        Parameters
+        ----------
+        prompt, subject, target, paraphrases, keep
+            As in `EditRequest`.
+        report
+            Called while the search runs.
+
+        Raises
+        ------
+        RequestError
+            When the request is not well formed, or no slot is free.
+        BusyError
+            When another process edits this bundle.
+        StorageError
+            When the journal cannot be written; nothing is committed.
+        NumericsError
+            When a graph returned NaN or infinity; nothing is committed.
+        """
+        request = EditRequest(prompt, subject, target, paraphrases, keep)
+        config = config or EditConfig()
+        with editing_lock(self.path / EDITS):
+            state = self._journal.read()
+            slot = len(state.edits)
+            if slot >= self.manifest.slots:
+                raise RequestError(
+                    f"all {self.manifest.slots} slots are taken: undo an edit, or export the bundle with more --slots"
+                )
+            solved = solve_edit(
+                self._decoder,
+                self.tokenizer,
+                request,
+                self.manifest.row_prefixes,
+                self.manifest.canaries,
+                self._inverse_covariance,
+                self._slots(state),
+                slot,
+                config,
+                report,
+            )
+            commit = config.force or not solved.check.failures
+            result = _result(new_edit_id() if commit else None, solved)
+            if commit:
+                self._journal.append_edit(self._record(request, solved, result))
+        return result
+
+    def ask(self, prompt: str, max_tokens: int = 32) -> str:
+        """Return the greedy continuation of ``prompt``, all committed edits in force."""
+        return "".join(self.stream(prompt, max_tokens))
+
+    def stream(self, prompt: str, max_tokens: int = 32) -> Iterator[str]:
+        """Yield the continuation of ``prompt`` piece by piece, as it is generated."""
+        ids = self.tokenizer.encode(prompt).ids
+        generator = Generator(self._decoder, self._slots(self._journal.read()))
+        produced: list[int] = []
+        shown = ""
+        for token in generator.tokens(ids, max_tokens, self.manifest.eos_tokens):
+            produced.append(token)
+            text = self.tokenizer.decode(produced)
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # half of a character: wait for its other bytes
+                yield text[len(shown) :]
+                shown = text
+
+    def edits(self) -> tuple[EditRecord, ...]:
+        """Return the committed edits that were not undone, oldest first."""
+        return self._journal.read().edits
+
+    def undo(self, edit_id: str | None = None) -> EditRecord:
+        """Withdraw an edit, by default the last one, and return it; its slot is zero from then on.
+
+        Raises
+        ------
+        JournalError
+            When there is no such edit.
+        """
+        with editing_lock(self.path / EDITS):
+            edits = {edit.edit_id: edit for edit in self._journal.read().edits}
+            if not edits:
+                raise JournalError("this bundle has no edits: there is nothing to undo")
+            chosen = edit_id or next(reversed(edits))
+            self._journal.append_undo(chosen)
+            return edits[chosen]
+
+    def info(self) -> dict[str, Any]:
+        """Return what the bundle is, as plain data."""
+        manifest, state = self.manifest, self._journal.read()
+        return {
+            "path": str(self.path),
+            "base": {"name": manifest.base.name, "architecture": manifest.base.architecture},
+            "layers": manifest.shape.n_layers,
+            "edit_layer": manifest.edit_layer,
+            "precision": manifest.precision,
+            "target": manifest.target,
+            "context": manifest.shape.context,
+            "execution_provider": "cpu",
+            "slots": {"used": len(state.edits), "total": manifest.slots},
+            "bytes": sum(entry.size for entry in manifest.files.values()),
+            "checks": manifest.checks,
+            "statistics": manifest.statistics,
+            "tools": manifest.tools,
+            "created": manifest.created,
+            "torn_journal_bytes": state.dropped_bytes,
+        }
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's tokenizer."""
+        return Tokenizer(self.path / TOKENIZER)
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        manifest = self.manifest
+        parts = load_parts(
+            self.path,
+            manifest.shape,
+            manifest.edit_layer,
+            manifest.mask_value,
+            self._execution,
+            fold_weights=manifest.precision == "w8a16",
+        )
+        return Decoder(parts, CostMeter())
+
+    @cached_property
+    def _inverse_covariance(self) -> NDArray[np.float32]:
+        return read_tensors(self.path / KEY_STATISTICS)["inverse_covariance"]
+
+    def _slots(self, state: JournalState) -> Slots:
+        slots = Slots.empty(self.manifest.slots, self.manifest.shape)
+        if len(state.edits) > self.manifest.slots:
+            raise JournalError(
+                f"the journal has {len(state.edits)} edits for {self.manifest.slots} slots: undo some of them"
+            )
+        for index, edit in enumerate(state.edits):
+            if edit.direction.shape != slots.directions[0].shape or edit.delta.shape != slots.deltas[0].shape:
+                raise JournalError(f"edit {edit.edit_id} has another model's shape: undo it")
+            slots.directions[index], slots.deltas[index] = edit.direction, edit.delta
+        return slots
+
+    def _record(self, request: EditRequest, solved: SolvedEdit, result: EditResult) -> EditRecord:
+        assert result.edit_id is not None
+        return EditRecord(
+            edit_id=result.edit_id,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            prompt=request.prompt,
+            subject=request.subject,
+            target=request.target,
+            base_sha256=edit_base(self.manifest),
+            tool_version=version("mobiedit"),
+            optimizer=OPTIMIZER,
+            report=result.to_dict(),
+            key=solved.key,
+            value=solved.value,
+            delta=solved.update.delta,
+            direction=solved.update.direction,
+        )
+
+
+def edit_base(manifest: Manifest) -> str:
+    """Return the hash of all that an edit depends on: weights, edit layer and sink token."""
+    parts = (manifest.base.weights_sha256, str(manifest.edit_layer), str(manifest.sink_token))
+    return hashlib.sha256(":".join(parts).encode()).hexdigest()
+
+
+def _result(edit_id: str | None, solved: SolvedEdit) -> EditResult:
+    return EditResult(
+        edit_id=edit_id,
+        optimizer=OPTIMIZER,
+        steps=solved.search.steps,
+        stopped_early=solved.search.stopped_early,
+        check=solved.check,
+        cost=solved.cost,
+    )

@@ -1,0 +1,18 @@
+"""The names of a bundle's files: the one place where both the exporter and the runtime look them up."""
+
+from __future__ import annotations
+
+GRAPHS = ("prefix", "edit", "suffix", "head")
+CONSTANTS = "constants.safetensors"
+"""Tensors ``inverse_frequencies`` [head_dim / 2] and ``sink_k.i``, ``sink_v.i`` [1, n_kv, 1, head_dim] of each layer i, float32."""
+EMBEDDING = "embedding.safetensors"
+"""Tensor ``embedding`` [V, D], float16 or float32."""
+KEY_STATISTICS = "key_statistics.safetensors"
+"""Tensor ``inverse_covariance`` [F, F], float32."""
+TOKENIZER = "tokenizer.json"
+EDITS = "edits"
+
+
+def graph_file(name: str) -> str:
+    """Return the file name of a graph; its weights are in the same name with ``.data`` behind."""
+    return f"{name}.onnx"

@@ -1,0 +1,67 @@
+"""Load a decoder's graphs and constants from a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from .bundle_layout import CONSTANTS, EMBEDDING, GRAPHS, graph_file
+from .configuration import ExecutionConfig
+from .decoder import DecoderParts
+from .errors import BundleError
+from .execution import Graph
+from .manifest import ModelShape
+
+
+def load_parts(
+    folder: Path,
+    shape: ModelShape,
+    edit_layer: int,
+    mask_value: float,
+    config: ExecutionConfig,
+    *,
+    fold_weights: bool,
+) -> DecoderParts:
+    """Open the four graphs and read the constants.
+
+    Raises
+    ------
+    BundleError
+        When a file is missing or is not what its name says.
+    """
+    constants = read_tensors(folder / CONSTANTS)
+    names = [f"sink_{part}.{layer}" for layer in range(shape.n_layers) for part in "kv"]
+    missing = [name for name in ("inverse_frequencies", *names) if name not in constants]
+    if missing:
+        raise BundleError(f"{CONSTANTS} lacks {missing[0]!r}: export the bundle again")
+    prefix, edit, suffix, head = (Graph(folder / graph_file(name), config, fold_weights=fold_weights) for name in GRAPHS)
+    return DecoderParts(
+        prefix=prefix,
+        edit=edit,
+        suffix=suffix,
+        head=head,
+        embedding=read_tensors(folder / EMBEDDING)["embedding"],
+        inverse_frequencies=constants["inverse_frequencies"],
+        sink=tuple(constants[name] for name in names),
+        shape=shape,
+        edit_layer=edit_layer,
+        mask_value=mask_value,
+    )
+
+
+def read_tensors(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Read a safetensors file.
+
+    Raises
+    ------
+    BundleError
+        When it is missing or damaged.
+    """
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{path.name} cannot be read ({error}): export the bundle again") from error

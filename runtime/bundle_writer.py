@@ -1,0 +1,102 @@
+"""Write a bundle so that it is there whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from .bundle_layout import EDITS
+from .errors import BundleError
+from .files import fsync_folder, sha256_of, storage_errors, write_atomic
+from .manifest import MANIFEST_NAME, FileEntry
+
+
+class BundleWriter:
+    """A folder beside the bundle's place that becomes the bundle by one rename.
+
+    Use it as a context manager: whatever ends the block before ``finish`` leaves no trace of the new bundle, and the old one as it was.
+
+    Parameters
+    ----------
+    out
+        Where the bundle shall be.
+    force
+        Replace what is there.
+
+    Raises
+    ------
+    BundleError
+        When something is there and ``force`` is off, or what is there is no bundle.
+    """
+
+    def __init__(self, out: Path, *, force: bool = False) -> None:
+        self._out = out
+        if out.is_symlink():
+            raise BundleError(f"{out} is a link: give the place itself")
+        if out.exists():
+            if not force:
+                raise BundleError(f"{out} exists: give another place, or --force to replace it with its edits")
+            if not (out / MANIFEST_NAME).is_file():
+                raise BundleError(f"{out} exists and is not a bundle: give another place")
+        with storage_errors(f"write {out}"):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            self.folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.staging-", dir=out.parent))
+
+    def __enter__(self) -> Self:
+        """Return the writer."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove whatever has not become the bundle."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def save_tensors(self, name: str, tensors: dict[str, NDArray[np.generic]]) -> None:
+        """Write tensors to a safetensors file of the bundle."""
+        with storage_errors(f"write {name}"):
+            save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, self.folder / name)
+
+    def entries(self) -> dict[str, FileEntry]:
+        """Return hash and size of every file written so far."""
+        paths = sorted(path for path in self.folder.iterdir() if path.is_file())
+        return {path.name: FileEntry(sha256_of(path), path.stat().st_size) for path in paths}
+
+    def finish(self, manifest_json: str) -> None:
+        """Write the manifest and move the folder into place."""
+        with storage_errors(f"write {self._out}"):
+            (self.folder / EDITS).mkdir()
+            write_atomic(self.folder / MANIFEST_NAME, manifest_json.encode(), None)
+            for path in self.folder.iterdir():
+                path.chmod(0o755 if path.is_dir() else 0o644)
+                if path.is_file():
+                    _flush(path)
+            self.folder.chmod(0o755)
+            fsync_folder(self.folder)
+            if self._out.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{self._out.name}.old-", dir=self._out.parent))
+                self._out.rename(old / self._out.name)
+                try:
+                    self.folder.rename(self._out)
+                except BaseException:
+                    (old / self._out.name).rename(self._out)
+                    raise
+                finally:
+                    shutil.rmtree(old, ignore_errors=True)
+            else:
+                self.folder.rename(self._out)
+            fsync_folder(self._out.parent)
+
+
+def _flush(path: Path) -> None:
+    import os
+
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,109 @@
+"""What a user may set for an edit, as frozen dataclasses. Every step size is relative to the norm of the value that is edited."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from .errors import RequestError
+
+
+class PrefixCache(StrEnum):
+    """What a forward of the search reuses.
+
+    ``EXACT`` keeps all that does not depend on the edit. ``STALE`` is the published policy: the first tokens of every row, subject included,
+    kept until the loss stalls. ``OFF`` computes everything again.
+    """
+
+    EXACT = "exact"
+    STALE = "stale"
+    OFF = "off"
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms beside the target's negative log-likelihood (Meng et al. 2022, ROME, eq. 4)."""
+
+    kl_factor: float = 0.0625
+    weight_decay: float = 0.5
+
+
+@dataclass(frozen=True)
+class ZerothOrderConfig:
+    """The forward-only search.
+
+    Attributes
+    ----------
+    steps
+        Upper limit of optimiser steps.
+    directions
+        Random orthonormal directions a step; each costs two forwards.
+    mu
+        Length of a perturbation, relative to the norm of the value at the subject.
+    learning_rate
+        Length of the first step, relative to the same norm.
+    final_rate
+        Fraction of ``learning_rate`` left at the last step; the decay is a half cosine.
+    momentum, second_moment
+        Decay rates of Adam's averages; the second moment is shared by all components.
+    clamp
+        Largest norm of delta, relative to the value's.
+    check_every
+        Steps between two looks at the stopping rule (M in the MobiEdit paper).
+    stop_probability
+        Mean probability of the target on the prefixed rows at which the search ends, once greedy decoding yields the target.
+    stale_tokens, stale_window, stale_drop
+        The published cache policy: tokens kept, and the drop of the loss over a window of steps below which they are computed again.
+    seed
+        Seed of the directions.
+    """
+
+    steps: int = 200
+    directions: int = 8
+    mu: float = 0.1
+    learning_rate: float = 0.1
+    final_rate: float = 0.1
+    momentum: float = 0.9
+    second_moment: float = 0.99
+    clamp: float = 4.0
+    check_every: int = 20
+    stop_probability: float = 0.8
+    prefix_cache: PrefixCache = PrefixCache.EXACT
+    stale_tokens: int = 10
+    stale_window: int = 3
+    stale_drop: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be searched with."""
+        if min(self.steps, self.directions, self.check_every) < 1:
+            raise RequestError("steps, directions and check_every must be 1 or more: give positive numbers")
+        if min(self.mu, self.learning_rate, self.clamp) <= 0:
+            raise RequestError("mu, learning rate and clamp must be above 0: give positive numbers")
+        if not 0 < self.stop_probability < 1:
+            raise RequestError("the stop probability must lie between 0 and 1: give for example 0.8")
+
+
+@dataclass(frozen=True)
+class EditConfig:
+    """One edit's settings.
+
+    Attributes
+    ----------
+    max_target_tokens
+        Longest answer that one value vector is asked to carry.
+    force
+        Commit even when the check fails.
+    """
+
+    loss: LossConfig = field(default_factory=LossConfig)
+    search: ZerothOrderConfig = field(default_factory=ZerothOrderConfig)
+    max_target_tokens: int = 32
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """How graphs are run. ``threads`` 0 leaves the choice to ONNX Runtime."""
+
+    threads: int = 0

@@ -1,0 +1,54 @@
+"""What an edit costs, in units that can be compared across methods and machines."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass
+class CostMeter:
+    """Counts work as it is done.
+
+    Attributes
+    ----------
+    forwards
+        Evaluations of all prompt rows for one delta.
+    token_layers
+        Tokens times decoder layers actually run, padding included.
+    """
+
+    forwards: int = 0
+    token_layers: int = 0
+    _start: float = field(default_factory=time.perf_counter, repr=False)
+
+    def cost(self) -> Cost:
+        """Return the totals up to now."""
+        return Cost(self.forwards, self.token_layers, round(time.perf_counter() - self._start, 3), peak_rss_bytes())
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Totals of one operation; ``peak_rss_bytes`` is the process's high-water mark."""
+
+    forwards: int
+    token_layers: int
+    wall_s: float
+    peak_rss_bytes: int
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the fields as plain numbers."""
+        return asdict(self)
+
+
+def peak_rss_bytes() -> int:
+    """Return the largest resident memory of this process, in bytes."""
+    if sys.platform == "win32":
+        import psutil  # a dependency on Windows only
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)

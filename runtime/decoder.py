@@ -1,0 +1,184 @@
+"""The decoder in four graphs: prefix, edit layer, suffix and head, with K/V caches and edit slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .costs import CostMeter
+from .errors import RequestError
+from .execution import Graph
+from .manifest import ModelShape
+from .rotary import attention_mask, rotary_factors
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Rank-one edits as inputs of the edit graph: the down projection acts as ``W + deltas.T @ directions``.
+
+    Attributes
+    ----------
+    directions
+        [K, F] float32; a row of zeros is a free slot.
+    deltas
+        [K, D] float32.
+    """
+
+    directions: Floats
+    deltas: Floats
+
+    @staticmethod
+    def empty(slots: int, shape: ModelShape) -> Slots:
+        """Return slots that change nothing."""
+        return Slots(np.zeros((slots, shape.mlp_width), np.float32), np.zeros((slots, shape.width), np.float32))
+
+    def with_edit(self, slot: int, direction: Floats, delta: Floats) -> Slots:
+        """Return the slots with one more edit, ``outer(delta, direction)``, in the free slot ``slot``."""
+        directions, deltas = self.directions.copy(), self.deltas.copy()
+        directions[slot], deltas[slot] = direction, delta
+        return Slots(directions, deltas)
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """K and V of a run of layers for a batch of rows.
+
+    Attributes
+    ----------
+    tensors
+        K and V of each layer in turn, [B, n_kv, P, head_dim].
+    lengths
+        [B] tokens of each row that are valid, the sink token included.
+    """
+
+    tensors: tuple[Floats, ...]
+    lengths: Integers
+
+    @property
+    def past(self) -> int:
+        """Tokens held for every row, valid or not."""
+        return int(self.tensors[0].shape[2])
+
+    def take(self, rows: Integers | slice) -> LayerCache:
+        """Return the cache of some rows, in the order given."""
+        return LayerCache(tuple(np.ascontiguousarray(t[rows]) for t in self.tensors), self.lengths[rows])
+
+    def extended(self, new: Sequence[Floats]) -> LayerCache:
+        """Return the cache with new tokens behind the held ones; every held token must be valid."""
+        joined = tuple(np.concatenate([old, fresh], axis=2) for old, fresh in zip(self.tensors, new, strict=True))
+        return LayerCache(joined, self.lengths + new[0].shape[2])
+
+    def cut(self, lengths: Integers) -> LayerCache:
+        """Return the cache with the first ``lengths[b]`` tokens of row ``b`` alone valid."""
+        longest = int(lengths.max())
+        return LayerCache(tuple(np.ascontiguousarray(t[:, :, :longest]) for t in self.tensors), lengths)
+
+
+@dataclass(frozen=True)
+class EditLayerOutput:
+    """The residual stream behind the edit layer [B, T, D], its keys [B, T, F] and its values [B, T, D]."""
+
+    hidden: Floats
+    keys: Floats
+    values: Floats
+
+
+@dataclass(frozen=True)
+class DecoderParts:
+    """What a decoder is made of: its graphs and the constants that they share.
+
+    Attributes
+    ----------
+    embedding
+        [V, D] float16 or float32, possibly a memory map.
+    inverse_frequencies
+        [head_dim / 2] float32 of the rotary embedding.
+    sink
+        K and V of the sink token in each layer in turn, [1, n_kv, 1, head_dim].
+    mask_value
+        What the attention mask adds to a score to hide it.
+    """
+
+    prefix: Graph
+    edit: Graph
+    suffix: Graph
+    head: Graph
+    embedding: NDArray[Any]
+    inverse_frequencies: Floats
+    sink: tuple[Floats, ...]
+    shape: ModelShape
+    edit_layer: int
+    mask_value: float
+
+
+class Decoder:
+    """Runs the graphs over rows of tokens and counts the work.
+
+    The sink token is the first entry of every cache, at position 0: no graph ever computes it.
+    """
+
+    def __init__(self, parts: DecoderParts, meter: CostMeter) -> None:
+        self._parts = parts
+        self._meter = meter
+        self.prefix_layers = parts.edit_layer + 1
+        self.suffix_layers = parts.shape.n_layers - self.prefix_layers
+
+    def metered(self, meter: CostMeter) -> Decoder:
+        """Return the same decoder counting into another meter."""
+        return Decoder(self._parts, meter)
+
+    def sink_caches(self, batch: int) -> tuple[LayerCache, LayerCache]:
+        """Return the caches of the prefix and of the suffix that hold the sink token alone."""
+        lengths = np.ones(batch, np.int64)
+        rows = tuple(np.repeat(t, batch, axis=0) for t in self._parts.sink)
+        split = 2 * self.prefix_layers
+        return LayerCache(rows[:split], lengths), LayerCache(rows[split:], lengths)
+
+    def run_prefix(self, ids: Integers, cache: LayerCache) -> tuple[Floats, tuple[Floats, ...]]:
+        """Return the residual before the edit layer's MLP [B, T, D], and the new K and V.
+
+        Raises
+        ------
+        RequestError
+            When the text is longer than the bundle's context.
+        """
+        longest = int(cache.lengths.max()) + ids.shape[1]
+        if longest > self._parts.shape.context:
+            raise RequestError(
+                f"the text has {longest} tokens, the bundle's context is {self._parts.shape.context}: shorten it"
+            )
+        hidden = self._parts.embedding[ids].astype(np.float32)
+        return self._run_segment(self._parts.prefix, hidden, cache, self.prefix_layers)
+
+    def run_edit(self, residual: Floats, slots: Slots) -> EditLayerOutput:
+        """Run the edit layer's MLP with the slots applied."""
+        out = self._parts.edit.run({"residual": residual, "directions": slots.directions, "deltas": slots.deltas})
+        return EditLayerOutput(out["hidden_out"], out["key"], out["value"])
+
+    def run_suffix(self, hidden: Floats, cache: LayerCache) -> tuple[Floats, tuple[Floats, ...]]:
+        """Return the normalised last hidden states [B, T, D], and the new K and V."""
+        return self._run_segment(self._parts.suffix, hidden, cache, self.suffix_layers)
+
+    def run_head(self, hidden: Floats) -> Floats:
+        """Return logits [M, V] of hidden states [M, D]."""
+        return self._parts.head.run({"hidden": hidden})["logits"]
+
+    def _run_segment(
+        self, graph: Graph, hidden: Floats, cache: LayerCache, layers: int
+    ) -> tuple[Floats, tuple[Floats, ...]]:
+        batch, tokens, _ = hidden.shape
+        positions = cache.lengths[:, None] + np.arange(tokens)
+        cos, sin = rotary_factors(positions, self._parts.inverse_frequencies)
+        mask = attention_mask(cache.lengths, cache.past, tokens, self._parts.mask_value)
+        values: list[Any] = [hidden, cos, sin, mask, *cache.tensors]
+        out = graph.run(dict(zip(graph.inputs, values, strict=True)))
+        self._meter.token_layers += batch * tokens * layers
+        ordered = [out[name] for name in graph.outputs]
+        return ordered[0], tuple(ordered[1:])

@@ -1,0 +1,136 @@
+"""One edit: rows, search, rank-one update, check. It decides nothing about the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .configuration import EditConfig
+from .costs import Cost, CostMeter
+from .decoder import Decoder, Slots
+from .edit_check import EditCheck, check_edit
+from .edit_problem import EditProblem
+from .prompt_rows import EditRequest, build_rows
+from .rank_one import RankOneUpdate, rank_one_update
+from .readout_loss import LossTerms, ReadoutLoss, log_softmax
+from .tokenizer import Tokenizer
+from .zeroth_order import Progress, SearchResult, search
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class SolvedEdit:
+    """An edit that was searched for and checked, not yet committed.
+
+    Attributes
+    ----------
+    key
+        [F] k*, the mean key of the rewriting rows.
+    value
+        [D] v*, the value that the update gives to k*.
+    """
+
+    key: Floats
+    value: Floats
+    update: RankOneUpdate
+    search: SearchResult
+    check: EditCheck
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """What became of a request.
+
+    Attributes
+    ----------
+    edit_id
+        The journal's name for it, or None when it was not committed.
+    failures
+        What the check found wrong, one line each.
+    """
+
+    edit_id: str | None
+    optimizer: str
+    steps: int
+    stopped_early: bool
+    check: EditCheck
+    cost: Cost
+
+    @property
+    def committed(self) -> bool:
+        """Whether the edit is in the journal."""
+        return self.edit_id is not None
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What the check found wrong, one line each."""
+        return self.check.failures
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain data, for ``--json`` and the journal."""
+        return {
+            "edit_id": self.edit_id,
+            "committed": self.committed,
+            "optimizer": self.optimizer,
+            "steps": self.steps,
+            "stopped_early": self.stopped_early,
+            "success": asdict(self.check.success),
+            "paraphrases": [asdict(p) for p in self.check.paraphrases],
+            "locality": self.check.locality(),
+            "failures": list(self.failures),
+            "cost": self.cost.to_dict(),
+        }
+
+
+def solve_edit(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    request: EditRequest,
+    prefixes: Sequence[str],
+    canaries: Sequence[str],
+    inverse_covariance: Floats,
+    slots: Slots,
+    slot: int,
+    config: EditConfig,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> SolvedEdit:
+    """Search for delta with forward passes, and turn it into a rank-one update.
+
+    Parameters
+    ----------
+    prefixes
+        Templates of the rewriting rows; the first is ``{}`` alone.
+    canaries
+        Prompts that must stay.
+    inverse_covariance
+        [F, F] C^-1 of the edit layer's keys.
+    slots
+        The edits in force; the search starts from them.
+    slot
+        The free slot that the edit will take.
+    """
+    meter = CostMeter()
+    decoder = decoder.metered(meter)
+    rows = build_rows(request, prefixes, tokenizer, config.max_target_tokens)
+    problem = EditProblem(decoder, rows, slots, meter, config.search.prefix_cache, config.search.stale_tokens)
+    value_norm = float(np.linalg.norm(problem.value))
+    subject_log_probs = log_softmax(decoder.run_head(problem.initial_subject))[0]
+    loss = ReadoutLoss(decoder.run_head, rows.target, subject_log_probs, value_norm, config.loss)
+
+    def evaluate(deltas: Floats) -> LossTerms:
+        return loss(*problem.readouts(deltas), deltas)
+
+    found = search(
+        evaluate, value_norm, len(problem.value), config.search, refresh=problem.refresh, report=report
+    )
+    key = np.asarray(problem.keys[: len(rows.rewriting)].mean(axis=0))
+    update = rank_one_update(key, found.delta, inverse_covariance)
+    after = slots.with_edit(slot, update.direction, update.delta)
+    check = check_edit(decoder, tokenizer, request, rows.target, canaries, slots, after)
+    return SolvedEdit(key, problem.value + found.delta, update, found, check, meter.cost())

@@ -1,0 +1,42 @@
+"""One writer at a time: a lock that the system frees when its process ends, however it ends."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .errors import BusyError
+from .files import ensure_folder, is_regular, storage_errors
+
+LOCK_NAME = "lock"
+
+
+@contextmanager
+def editing_lock(folder: Path) -> Iterator[None]:
+    """Hold the right to write in `folder`; readers need none. Created if its parent exists.
+
+    Not re-entrant: a second lock in the same process is refused as one of another process would be.
+
+    Raises
+    ------
+    BusyError
+        At once, if another process holds the lock.
+    BundleError
+        If the lock file is a link or no regular file, or there is no such bundle.
+    StorageError
+        If the disk refuses: read-only, full, no permission.
+    """
+    ensure_folder(folder)
+    path = folder / LOCK_NAME
+    is_regular(path)
+    lock = FileLock(path, blocking=False)
+    try:
+        with storage_errors(f"lock {folder}"):
+            lock.acquire()
+    except Timeout as error:
+        raise BusyError("another process is editing this bundle; wait for it to end and try again") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,164 @@
+"""The prompt rows of one edit: the bare prompt, prefixed ones, and the row that holds the subject's other facts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import RequestError
+from .tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """A fact to teach.
+
+    Attributes
+    ----------
+    prompt
+        With exactly one ``{}`` where the subject stands.
+    subject
+        What the fact is about.
+    target
+        What shall follow the prompt.
+    paraphrases
+        Other prompts that shall lead to the target, with or without ``{}``.
+    keep
+        Prompts whose next token shall not change.
+    """
+
+    prompt: str
+    subject: str
+    target: str
+    paraphrases: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse requests that cannot be searched for."""
+        if not self.subject.strip():
+            raise RequestError("the subject is empty: name what the fact is about")
+        if not self.target.strip():
+            raise RequestError("the target is empty: give the answer that shall follow the prompt")
+        if self.prompt.count("{}") != 1:
+            raise RequestError(
+                f"the prompt has {self.prompt.count('{}')} '{{}}', it needs exactly one where the subject stands: "
+                'write for example "The mother tongue of {} is"'
+            )
+
+    @staticmethod
+    def from_text(text: str, subject: str, target: str, **more: tuple[str, ...]) -> EditRequest:
+        """Return the request for a prompt that is written out, with the subject in it.
+
+        Raises
+        ------
+        RequestError
+            When the subject is not in the text.
+        """
+        if not subject or subject not in text:
+            raise RequestError(f"the subject {subject!r} is not in the prompt {text!r}: write it as it stands there")
+        return EditRequest(text.replace(subject, "{}", 1), subject, target, **more)
+
+    @property
+    def text(self) -> str:
+        """The prompt with the subject in place."""
+        return self.fill(self.prompt)
+
+    def fill(self, prompt: str) -> str:
+        """Return ``prompt`` with the subject in place of ``{}``."""
+        return prompt.replace("{}", self.subject).rstrip()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of tokens.
+
+    Attributes
+    ----------
+    ids
+        Its tokens, the target's but the last included.
+    subject_index
+        Where the subject's last token stands: there delta is added.
+    readouts
+        Where the model's next-token distribution is read, one place for each target token.
+    """
+
+    ids: tuple[int, ...]
+    subject_index: int
+    readouts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PromptRows:
+    """All rows of an edit, right-padded into one batch.
+
+    ``rewriting[0]`` is the bare prompt. ``subject_row`` is "<subject> is a" up to the subject, whose next-token distribution shall stay.
+    """
+
+    rewriting: tuple[Row, ...]
+    subject_row: Row
+    target: tuple[int, ...]
+
+    @property
+    def all(self) -> tuple[Row, ...]:
+        """The rewriting rows, then the subject row."""
+        return (*self.rewriting, self.subject_row)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """[B] tokens of each row."""
+        return np.array([len(row.ids) for row in self.all], np.int64)
+
+    @property
+    def subjects(self) -> NDArray[np.int64]:
+        """[B] index of the subject's last token in each row."""
+        return np.array([row.subject_index for row in self.all], np.int64)
+
+    def padded_ids(self) -> NDArray[np.int64]:
+        """Return ids [B, T], zeros behind each row's end."""
+        ids = np.zeros((len(self.all), int(self.lengths.max())), np.int64)
+        for row, target in zip(self.all, ids, strict=True):
+            target[: len(row.ids)] = row.ids
+        return ids
+
+
+def build_rows(
+    request: EditRequest, prefixes: Sequence[str], tokenizer: Tokenizer, max_target_tokens: int
+) -> PromptRows:
+    """Tokenize the rows of an edit.
+
+    Parameters
+    ----------
+    prefixes
+        Templates with ``{}`` where the prompt stands; the first is ``{}`` alone.
+    max_target_tokens
+        Longest target that is accepted.
+
+    Raises
+    ------
+    RequestError
+        When the target is too long, or a text has tokens that the vocabulary does not know.
+    """
+    rows = []
+    target: tuple[int, ...] = ()
+    for prefix in prefixes:
+        text = prefix.replace("{}", request.text)
+        subject_end = prefix.index("{}") + request.prompt.index("{}") + len(request.subject)
+        row, target = _rewriting_row(text, subject_end, request.target.strip(), tokenizer)
+        if len(target) > max_target_tokens:
+            raise RequestError(f"the target has {len(target)} tokens, at most {max_target_tokens} can be taught: shorten it")
+        rows.append(row)
+    encoding = tokenizer.encode(f"{request.subject} is a")
+    last = encoding.last_token_before(len(request.subject))
+    return PromptRows(tuple(rows), Row(encoding.ids[: last + 1], last, (last,)), target)
+
+
+def _rewriting_row(text: str, subject_end: int, target: str, tokenizer: Tokenizer) -> tuple[Row, tuple[int, ...]]:
+    # Tokenized together, so that the answer's first token is the one that the model would write there.
+    encoding = tokenizer.encode(f"{text} {target}")
+    start = encoding.first_token_from(len(text) + 1)
+    target_ids = encoding.ids[start:]
+    readouts = tuple(range(start - 1, len(encoding.ids) - 1))
+    return Row(encoding.ids[:-1], encoding.last_token_before(subject_end), readouts), target_ids

@@ -1,0 +1,118 @@
+"""The loss of an edit, from hidden states at the read-outs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .configuration import LossConfig
+
+Floats = NDArray[np.float32]
+_CHUNK = 64  # hidden states whose logits are held at once: 64 x 150,000 tokens x 4 bytes is 38 MB
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The loss of N deltas.
+
+    Attributes
+    ----------
+    total
+        [N] what the search minimises.
+    token_log_probs
+        [N, R, t] log-probability of each target token in each rewriting row.
+    greedy
+        [N, R] whether the target's tokens are the most probable ones, so that greedy decoding yields it.
+    """
+
+    total: Floats
+    token_log_probs: Floats
+    greedy: NDArray[np.bool_]
+
+    @property
+    def nll(self) -> Floats:
+        """[N] mean negative log-likelihood of the target."""
+        return np.asarray(-self.token_log_probs.mean(axis=(1, 2)))
+
+    @property
+    def target_probability(self) -> Floats:
+        """[N] mean over the rewriting rows of the target's probability, as the geometric mean of its tokens'."""
+        return np.asarray(np.exp(self.token_log_probs.mean(axis=2)).mean(axis=1))
+
+
+def log_softmax(logits: Floats) -> Floats:
+    """Return log-probabilities over the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+class ReadoutLoss:
+    """ROME's objective for the value (Meng et al. 2022, eq. 4): NLL of the target + KL on the subject row + weight decay.
+
+    Parameters
+    ----------
+    head
+        Hidden states [M, D] to logits [M, V].
+    target
+        The target's t tokens.
+    subject_log_probs
+        [V] the subject row's log-probabilities before the edit.
+    value_norm
+        Norm of the value at the subject before the edit.
+    """
+
+    def __init__(
+        self,
+        head: Callable[[Floats], Floats],
+        target: tuple[int, ...],
+        subject_log_probs: Floats,
+        value_norm: float,
+        config: LossConfig,
+    ) -> None:
+        self._head = head
+        self._target = np.array(target)
+        self._subject = subject_log_probs
+        self._value_norm = value_norm
+        self._config = config
+
+    def __call__(self, readouts: Floats, subject: Floats, deltas: Floats) -> LossTerms:
+        """Evaluate the loss.
+
+        Parameters
+        ----------
+        readouts
+            [N, R, t, D] normalised hidden states of the rewriting rows.
+        subject
+            [N, D] those of the subject row.
+        deltas
+            [N, D].
+        """
+        n, rows, tokens, width = readouts.shape
+        flat = readouts.reshape(-1, width)
+        wanted = np.tile(self._target, n * rows)
+        log_probs = np.empty(len(flat), np.float32)
+        greedy = np.empty(len(flat), np.bool_)
+        for start in range(0, len(flat), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            logits = self._head(flat[part])
+            top = logits.max(axis=-1)
+            chosen = np.take_along_axis(logits, wanted[part, None], axis=-1)[:, 0]
+            log_probs[part] = chosen - top - np.log(np.exp(logits - top[:, None]).sum(axis=-1))
+            greedy[part] = chosen >= top
+        token_log_probs = log_probs.reshape(n, rows, tokens)
+        kl = self._subject_kl(subject)
+        decay = np.linalg.norm(deltas, axis=-1) / self._value_norm**2
+        total = -token_log_probs.mean(axis=(1, 2)) + self._config.kl_factor * kl + self._config.weight_decay * decay
+        return LossTerms(total.astype(np.float32), token_log_probs, greedy.reshape(n, rows, tokens).all(axis=2))
+
+    def _subject_kl(self, subject: Floats) -> Floats:
+        """[N] KL divergence of the subject row's distribution from the one before the edit."""
+        kl = np.empty(len(subject), np.float32)
+        for start in range(0, len(subject), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            log_probs = log_softmax(self._head(subject[part]))
+            kl[part] = (np.exp(self._subject) * (self._subject - log_probs)).sum(axis=-1)
+        return kl
