@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from mobiedit.runtime.costs import CostMeter
 from mobiedit.runtime.decoder import Decoder, DecoderParts, Slots
 from mobiedit.runtime.execution import Graph
-from numpy.typing import NDArray
 
 Feeds = dict[str, NDArray[Any]]
 

@@ -37,7 +37,10 @@ def choose_sink(model: nn.Module, tokenizer: PreTrainedTokenizerBase, lines: Seq
     first = tokenizer("a").input_ids[0]
     if first in tokenizer.all_special_ids:
         return SinkChoice(int(first), {})
-    candidates = {0, *(t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) if t is not None)}
+    candidates = {
+        0,
+        *(t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) if t is not None),
+    }
     evidence = {token: _mean_nll(model, tokenizer, token, lines) for token in sorted(candidates)}
     best = min(evidence, key=lambda token: evidence[token])
     return SinkChoice(best, {str(token): round(nll, 4) for token, nll in evidence.items()})

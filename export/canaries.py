@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from mobiedit.runtime.decoder import Decoder, Slots
 from mobiedit.runtime.generation import Generator
 from mobiedit.runtime.readout_loss import log_softmax

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from torch import nn
+
 from mobiedit.runtime.decoder import Decoder, Slots
 from mobiedit.runtime.errors import ExportError
 from mobiedit.runtime.generation import Generator
 from mobiedit.runtime.readout_loss import log_softmax
-from torch import nn
 
 FP32_TOLERANCE = 1e-3
 """Largest difference of a logit: FP32 sums in another order give about 1e-4 on logits of size 30."""

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mobiedit.runtime.errors import ExportError
-from mobiedit.runtime.files import sha256_of
-from mobiedit.runtime.manifest import BaseModel, ModelShape
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from mobiedit.runtime.errors import ExportError
+from mobiedit.runtime.files import sha256_of
+from mobiedit.runtime.manifest import BaseModel, ModelShape
 
 from .architectures import context_of, find_architecture
 
@@ -91,7 +92,9 @@ def find_source(name: str, revision: str | None = None, *, trust_remote_code: bo
     else:
         raise ExportError(f"{name} is neither {SMOLLM2!r}, a folder, a .gguf file nor a Hub id: check the spelling")
     if not source.weight_files:
-        raise ExportError(f"{name} has no .safetensors file: convert the checkpoint to safetensors (pickled weights are not read)")
+        raise ExportError(
+            f"{name} has no .safetensors file: convert the checkpoint to safetensors (pickled weights are not read)"
+        )
     return source
 
 
@@ -100,7 +103,9 @@ def read_config(source: Source) -> Any:  # noqa: ANN401 - transformers' configur
     try:
         config = AutoConfig.from_pretrained(source.folder, **source.options)
     except (OSError, ValueError, KeyError) as error:
-        raise ExportError(f"{source.name} has no readable configuration ({_line(error)}): check the checkpoint") from error
+        raise ExportError(
+            f"{source.name} has no readable configuration ({_line(error)}): check the checkpoint"
+        ) from error
     find_architecture(config)
     return config
 
@@ -138,7 +143,9 @@ def load_checkpoint(source: Source) -> Checkpoint:
     except (OSError, ValueError, KeyError) as error:
         raise ExportError(f"{source.name} cannot be loaded ({_line(error)}): check the checkpoint") from error
     if not getattr(tokenizer, "is_fast", False):
-        raise ExportError(f"{source.name} has a slow tokenizer, whose offsets cannot find a subject: convert it to tokenizer.json")
+        raise ExportError(
+            f"{source.name} has a slow tokenizer, whose offsets cannot find a subject: convert it to tokenizer.json"
+        )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(False)
         if not torch.isfinite(parameter).all():
@@ -166,7 +173,9 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the client raises the HTTP library's own types when offline
-        raise ExportError(f"{name} cannot be fetched from the Hub ({_line(error)}): check the id and the network, or give a local folder") from error
+        raise ExportError(
+            f"{name} cannot be fetched from the Hub ({_line(error)}): check the id and the network, or give a local folder"
+        ) from error
 
 
 def _weights_sha256(source: Source) -> str:

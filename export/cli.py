@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from mobiedit.runtime.cli_support import ErrorCommand, echo_json
 from mobiedit.runtime.errors import RequestError
 
@@ -19,10 +20,29 @@ from .configuration import ExportConfig, Precision, Target
 @click.argument("model")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The bundle to write.")
 @click.option("--layer", default="auto", help="The edit layer: auto, or its index.")
-@click.option("--precision", type=click.Choice([p.value for p in Precision]), default=Precision.W8A16.value, help="Numbers of all graphs but the edit layer's MLP.")
-@click.option("--target", type=click.Choice([t.value for t in Target]), default=Target.CPU.value, help="What the bundle is for; qnn takes w8a16 only.")
-@click.option("--calibration-text", type=click.Path(path_type=Path), help="A file with one sentence a line; the project's own by default.")
-@click.option("--dynamic-multiplier", type=float, default=10.0, help="Key vectors for the statistics, as a multiple of the MLP's width.")
+@click.option(
+    "--precision",
+    type=click.Choice([p.value for p in Precision]),
+    default=Precision.W8A16.value,
+    help="Numbers of all graphs but the edit layer's MLP.",
+)
+@click.option(
+    "--target",
+    type=click.Choice([t.value for t in Target]),
+    default=Target.CPU.value,
+    help="What the bundle is for; qnn takes w8a16 only.",
+)
+@click.option(
+    "--calibration-text",
+    type=click.Path(path_type=Path),
+    help="A file with one sentence a line; the project's own by default.",
+)
+@click.option(
+    "--dynamic-multiplier",
+    type=float,
+    default=10.0,
+    help="Key vectors for the statistics, as a multiple of the MLP's width.",
+)
 @click.option("--slots", type=int, default=32, help="Edits that the bundle holds at once.")
 @click.option("--revision", help="Revision of a Hub id.")
 @click.option("--trust-remote-code", is_flag=True, help="Let code in the checkpoint run.")
@@ -45,7 +65,14 @@ def main(model: str, out: Path, layer: str, dry_run: bool, as_json: bool, **opti
     if dry_run:
         plan = predict(config)
         if as_json:
-            echo_json({"files": plan.files, "total_bytes": plan.total_bytes, "peak_bytes": plan.peak_bytes, "parameters": plan.parameters})
+            echo_json(
+                {
+                    "files": plan.files,
+                    "total_bytes": plan.total_bytes,
+                    "peak_bytes": plan.peak_bytes,
+                    "parameters": plan.parameters,
+                }
+            )
             return
         for name, size in plan.files.items():
             click.echo(f"{name:<28} {size / 2**20:10.1f} MiB")
@@ -55,13 +82,26 @@ def main(model: str, out: Path, layer: str, dry_run: bool, as_json: bool, **opti
     report = export_bundle(config, Stages(quiet=as_json))
     manifest, written = report.manifest, report.written
     if as_json:
-        echo_json({"bundle": str(out), "edit_layer": manifest.edit_layer, "checks": manifest.checks, "notes": list(report.notes)})
+        echo_json(
+            {
+                "bundle": str(out),
+                "edit_layer": manifest.edit_layer,
+                "checks": manifest.checks,
+                "notes": list(report.notes),
+            }
+        )
         return
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
-    click.echo(f"wrote {out}: {manifest.base.name}, edit layer {manifest.edit_layer} of {manifest.shape.n_layers}, {manifest.precision}")
-    click.echo(f"  FP32 graphs against the source model: largest logit difference {report.fp32.max_abs_logit_difference:.1e}")
-    click.echo(f"  {manifest.precision} graphs: cosine {written.mean_cosine:.4f}, NLL {written.nll:.3f} {written.nll_change:+.4f}, on {written.tokens} held-out tokens")
+    click.echo(
+        f"wrote {out}: {manifest.base.name}, edit layer {manifest.edit_layer} of {manifest.shape.n_layers}, {manifest.precision}"
+    )
+    click.echo(
+        f"  FP32 graphs against the source model: largest logit difference {report.fp32.max_abs_logit_difference:.1e}"
+    )
+    click.echo(
+        f"  {manifest.precision} graphs: cosine {written.mean_cosine:.4f}, NLL {written.nll:.3f} {written.nll_change:+.4f}, on {written.tokens} held-out tokens"
+    )
 
 
 def _layer(text: str) -> int | None:

@@ -63,4 +63,6 @@ class ExportConfig:
         if self.dynamic_multiplier <= 0:
             raise RequestError("--dynamic-multiplier must be above 0: 10 is a good value")
         if self.target is Target.QNN and self.precision is not Precision.W8A16:
-            raise RequestError(f"the NPU does not take {self.precision} graphs: use --precision w8a16 with --target qnn")
+            raise RequestError(
+                f"the NPU does not take {self.precision} graphs: use --precision w8a16 with --target qnn"
+            )

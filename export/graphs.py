@@ -7,8 +7,9 @@ from pathlib import Path
 
 import onnx
 import torch
-from mobiedit.runtime.manifest import ModelShape
 from torch import Tensor, nn
+
+from mobiedit.runtime.manifest import ModelShape
 
 from .segment import DecoderSegment, EditLayer, Head
 from .third_party import contained
@@ -50,7 +51,7 @@ def graph_specs(model: nn.Module, shape: ModelShape, layer: int, slots: int) -> 
 
 def write_graph(spec: GraphSpec, path: Path) -> None:
     """Export one graph to a new file, with its weights in ``<name>.data`` beside it."""
-    axes = tuple({axis: _DYNAMIC for axis in named} for _, named in spec.inputs.values())
+    axes = tuple(dict.fromkeys(named, _DYNAMIC) for _, named in spec.inputs.values())
     tensors = tuple(tensor for tensor, _ in spec.inputs.values())
     if isinstance(spec.module, DecoderSegment):
         axes = (*axes[:4], axes[4:])  # the segment takes its caches as *past

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from mobiedit.calibration.graph_inputs import record_graph_inputs
 from mobiedit.calibration.key_statistics import KeyStatistics, collect_key_statistics
 from mobiedit.calibration.sink import choose_sink, sink_cache
@@ -51,7 +52,7 @@ ROW_PREFIXES = (
 MASK_VALUE = -100.0
 """What the attention mask adds: enough to hide a token, small enough for a 16-bit range."""
 
-_SINK_LINES, _RANGE_LINES, _CHECK_LINES, _CHECK_TOKENS = 32, 32, 32, 64
+_SINK_LINES, _RANGE_LINES, _CHECK_LINES, _CHECK_TOKENS = 12, 32, 32, 64
 _QUANTISED = ("prefix", "suffix", "head")
 
 
@@ -205,9 +206,7 @@ class _Export:
         return statistics
 
     def _parts(self, folder: Path) -> DecoderParts:
-        return load_parts(
-            folder, self._checkpoint.shape, self._layer, MASK_VALUE, ExecutionConfig(), fold_weights=True
-        )
+        return load_parts(folder, self._checkpoint.shape, self._layer, MASK_VALUE, ExecutionConfig(), fold_weights=True)
 
     def _encode(self, lines: Sequence[str]) -> list[list[int]]:
         tokenizer = self._checkpoint.tokenizer

@@ -17,6 +17,11 @@ class Stages:
     @contextmanager
     def stage(self, name: str, total: int = 1) -> Iterator[Callable[[int], None]]:
         """Show a stage of ``total`` units; yields the function that advances it."""
-        with tqdm(total=total, desc=f"{name:<28}", disable=self._quiet, bar_format="{desc} {percentage:3.0f}%|{bar:30}| {elapsed}") as bar:
+        with tqdm(
+            total=total,
+            desc=f"{name:<28}",
+            disable=self._quiet,
+            bar_format="{desc} {percentage:3.0f}%|{bar:30}| {elapsed}",
+        ) as bar:
             yield bar.update
             bar.update(total - bar.n)

@@ -17,12 +17,13 @@ def contained(folder: Path) -> Iterator[None]:
     instead of beside the graph, for a data file that it would overwrite.
     """
     root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    root.setLevel(logging.ERROR)
+    disabled, level, handlers = root.manager.disable, root.level, list(root.handlers)
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.chdir(folder):
             warnings.simplefilter("ignore")
             yield
     finally:
+        logging.disable(disabled)
         root.setLevel(level)
         root.handlers[:] = handlers

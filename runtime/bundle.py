@@ -25,15 +25,14 @@ from .journal import EditRecord, Journal, JournalState, new_edit_id
 from .lock import editing_lock
 from .manifest import Manifest, read_manifest, verify_files
 from .prompt_rows import EditRequest
+from .readout_loss import log_softmax
 from .tokenizer import Tokenizer
 from .zeroth_order import Progress
 
 OPTIMIZER = "zo"
 
 
-def open_bundle(
-    path: str | Path, execution: ExecutionConfig | None = None, *, verify: bool = True
-) -> Bundle:
+def open_bundle(path: str | Path, execution: ExecutionConfig | None = None, *, verify: bool = True) -> Bundle:
     """Open a bundle for asking and editing.
 
     Parameters
@@ -118,7 +117,7 @@ class Bundle:
                     f"all {self.manifest.slots} slots are taken: undo an edit, or export the bundle with more --slots"
                 )
             solved = solve_edit(
-                self._decoder,
+                self.decoder,
                 self.tokenizer,
                 request,
                 self.manifest.row_prefixes,
@@ -142,7 +141,7 @@ class Bundle:
     def stream(self, prompt: str, max_tokens: int = 32) -> Iterator[str]:
         """Yield the continuation of ``prompt`` piece by piece, as it is generated."""
         ids = self.tokenizer.encode(prompt).ids
-        generator = Generator(self._decoder, self._slots(self._journal.read()))
+        generator = Generator(self.decoder, self._slots(self._journal.read()))
         produced: list[int] = []
         shown = ""
         for token in generator.tokens(ids, max_tokens, self.manifest.eos_tokens):
@@ -151,6 +150,23 @@ class Bundle:
             if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # half of a character: wait for its other bytes
                 yield text[len(shown) :]
                 shown = text
+
+    def score(self, prompt: str, answer: str) -> tuple[float, bool]:
+        """Return how the model takes ``answer`` behind ``prompt``, all committed edits in force.
+
+        Returns
+        -------
+        tuple
+            The mean log-probability of the answer's tokens in nats, and whether each of them is the most probable one.
+        """
+        text = f"{prompt.rstrip()} {answer.strip()}"
+        encoding = self.tokenizer.encode(text)
+        start = encoding.first_token_from(len(prompt.rstrip()) + 1)
+        generator = Generator(self.decoder, self._slots(self._journal.read()))
+        logits = generator.all_logits(encoding.ids[:-1])[start - 1 :]
+        wanted = np.array(encoding.ids[start:])
+        chosen = np.take_along_axis(log_softmax(logits), wanted[:, None], axis=-1)
+        return float(chosen.mean()), bool((logits.argmax(axis=-1) == wanted).all())
 
     def edits(self) -> tuple[EditRecord, ...]:
         """Return the committed edits that were not undone, oldest first."""
@@ -199,7 +215,8 @@ class Bundle:
         return Tokenizer(self.path / TOKENIZER)
 
     @cached_property
-    def _decoder(self) -> Decoder:
+    def decoder(self) -> Decoder:
+        """The bundle's graphs in sessions, without edits of their own: slots are passed to each run."""
         manifest = self.manifest
         parts = load_parts(
             self.path,
@@ -241,8 +258,8 @@ class Bundle:
             report=result.to_dict(),
             key=solved.key,
             value=solved.value,
-            delta=solved.update.delta,
-            direction=solved.update.direction,
+            delta=solved.search.delta,
+            direction=solved.direction,
         )
 
 

@@ -37,7 +37,9 @@ def load_parts(
     missing = [name for name in ("inverse_frequencies", *names) if name not in constants]
     if missing:
         raise BundleError(f"{CONSTANTS} lacks {missing[0]!r}: export the bundle again")
-    prefix, edit, suffix, head = (Graph(folder / graph_file(name), config, fold_weights=fold_weights) for name in GRAPHS)
+    prefix, edit, suffix, head = (
+        Graph(folder / graph_file(name), config, fold_weights=fold_weights) for name in GRAPHS
+    )
     return DecoderParts(
         prefix=prefix,
         edit=edit,

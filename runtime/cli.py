@@ -21,7 +21,9 @@ _LOSS = LossConfig()
 
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-threads_option = click.option("--threads", type=click.IntRange(0), default=0, help="Threads of a graph; 0 leaves the choice to ONNX Runtime.")
+threads_option = click.option(
+    "--threads", type=click.IntRange(0), default=0, help="Threads of a graph; 0 leaves the choice to ONNX Runtime."
+)
 
 
 @click.group(cls=ErrorGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -35,20 +37,43 @@ def main() -> None:
 @click.option("--prompt", required=True, help='The fact with {} for the subject: "The mother tongue of {} is".')
 @click.option("--subject", required=True, help="What the fact is about.")
 @click.option("--target", required=True, help="What shall follow the prompt.")
-@click.option("--paraphrase", "paraphrases", multiple=True, help="Another wording that shall lead to the target; may be repeated.")
+@click.option(
+    "--paraphrase", "paraphrases", multiple=True, help="Another wording that shall lead to the target; may be repeated."
+)
 @click.option("--keep", multiple=True, help="A prompt whose next word shall not change; may be repeated.")
 @click.option("--force", is_flag=True, help="Commit even when the check fails.")
-@click.option("--optimizer", type=click.Choice(["zo"]), default="zo", help="zo: zeroth order, two forwards a direction.")
+@click.option(
+    "--optimizer", type=click.Choice(["zo"]), default="zo", help="zo: zeroth order, two forwards a direction."
+)
 @click.option("--steps", type=click.IntRange(1), default=_DEFAULTS.steps, help="Upper limit of optimiser steps.")
 @click.option("--directions", type=click.IntRange(1), default=_DEFAULTS.directions, help="Random directions a step.")
 @click.option("--mu", type=float, default=_DEFAULTS.mu, help="Perturbation, relative to the value's norm.")
-@click.option("--learning-rate", type=float, default=_DEFAULTS.learning_rate, help="First step, relative to the value's norm.")
-@click.option("--clamp", type=float, default=_DEFAULTS.clamp, help="Largest norm of the change, relative to the value's.")
+@click.option(
+    "--learning-rate", type=float, default=_DEFAULTS.learning_rate, help="First step, relative to the value's norm."
+)
+@click.option(
+    "--clamp", type=float, default=_DEFAULTS.clamp, help="Largest norm of the change, relative to the value's."
+)
 @click.option("--kl-factor", type=float, default=_LOSS.kl_factor, help="Weight of keeping the subject's other facts.")
 @click.option("--weight-decay", type=float, default=_LOSS.weight_decay, help="Weight of a small change.")
-@click.option("--check-every", type=click.IntRange(1), default=_DEFAULTS.check_every, help="Steps between looks at the stopping rule.")
-@click.option("--stop-probability", type=float, default=_DEFAULTS.stop_probability, help="Probability of the target that ends the search.")
-@click.option("--prefix-cache", type=click.Choice([c.value for c in PrefixCache]), default=_DEFAULTS.prefix_cache.value, help="What a forward reuses.")
+@click.option(
+    "--check-every",
+    type=click.IntRange(1),
+    default=_DEFAULTS.check_every,
+    help="Steps between looks at the stopping rule.",
+)
+@click.option(
+    "--stop-probability",
+    type=float,
+    default=_DEFAULTS.stop_probability,
+    help="Probability of the target that ends the search.",
+)
+@click.option(
+    "--prefix-cache",
+    type=click.Choice([c.value for c in PrefixCache]),
+    default=_DEFAULTS.prefix_cache.value,
+    help="What a forward reuses.",
+)
 @click.option("--seed", type=int, default=_DEFAULTS.seed, help="Seed of the directions.")
 @threads_option
 @json_option
@@ -58,7 +83,9 @@ def edit(bundle: Path, prompt: str, subject: str, target: str, **options: Any) -
     The fact is committed only if it took and nothing else changed. Exit code 1 says that it did not pass, 2 that the request was wrong.
     """
     names = ("steps", "directions", "mu", "learning_rate", "clamp", "check_every", "stop_probability", "seed")
-    search = replace(_DEFAULTS, prefix_cache=PrefixCache(options["prefix_cache"]), **{name: options[name] for name in names})
+    search = replace(
+        _DEFAULTS, prefix_cache=PrefixCache(options["prefix_cache"]), **{name: options[name] for name in names}
+    )
     config = EditConfig(LossConfig(options["kl_factor"], options["weight_decay"]), search, force=options["force"])
     opened = open_bundle(bundle, ExecutionConfig(options["threads"]))
     with tqdm(total=search.steps, desc="search", unit="step", disable=options["as_json"] or None) as bar:
@@ -68,7 +95,13 @@ def edit(bundle: Path, prompt: str, subject: str, target: str, **options: Any) -
             bar.set_postfix(loss=f"{progress.loss:.3f}", target=f"{progress.target_probability:.3f}")
 
         result = opened.edit(
-            prompt, subject, target, paraphrases=options["paraphrases"], keep=options["keep"], config=config, report=show
+            prompt,
+            subject,
+            target,
+            paraphrases=options["paraphrases"],
+            keep=options["keep"],
+            config=config,
+            report=show,
         )
     if options["as_json"]:
         echo_json(result.to_dict())
@@ -142,7 +175,11 @@ def info(bundle: Path, as_json: bool) -> None:
 def verify(bundle: Path, as_json: bool) -> None:
     """Compare every file of BUNDLE with its hash, and read the journal to its end."""
     opened = open_bundle(bundle)
-    data = {"files": len(opened.manifest.files), "edits": len(opened.edits()), "torn_journal_bytes": opened.info()["torn_journal_bytes"]}
+    data = {
+        "files": len(opened.manifest.files),
+        "edits": len(opened.edits()),
+        "torn_journal_bytes": opened.info()["torn_journal_bytes"],
+    }
     if as_json:
         echo_json({"ok": True, **data})
         return
@@ -154,7 +191,9 @@ def verify(bundle: Path, as_json: bool) -> None:
 def _print_result(result: EditResult) -> None:
     success, cost, locality = result.check.success, result.cost, result.check.locality()
     click.echo(f"committed as {result.edit_id}" if result.committed else "not committed")
-    click.echo(f"  target probability  {success.target_prob:.3f} (greedy match: {'yes' if success.greedy_match else 'no'})")
+    click.echo(
+        f"  target probability  {success.target_prob:.3f} (greedy match: {'yes' if success.greedy_match else 'no'})"
+    )
     for paraphrase in result.check.paraphrases:
         click.echo(f"  paraphrase          {paraphrase.prompt!r}: {paraphrase.before!r} -> {paraphrase.after!r}")
     click.echo(f"  other prompts kept  {locality['kept']} of {locality['checked']}")

@@ -58,10 +58,10 @@ class ZerothOrderConfig:
         Seed of the directions.
     """
 
-    steps: int = 200
+    steps: int = 100
     directions: int = 8
     mu: float = 0.1
-    learning_rate: float = 0.1
+    learning_rate: float = 0.8
     final_rate: float = 0.1
     momentum: float = 0.9
     second_moment: float = 0.99

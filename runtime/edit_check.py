@@ -115,9 +115,7 @@ def check_edit(
     for prompt in map(request.fill, request.paraphrases):
         was, now = distributions(prompt)
         holds = bool(now[target[0]] >= now[was.argmax()])
-        paraphrases.append(
-            ParaphraseCheck(prompt, *_tops(tokenizer, was, now), float(np.exp(now[target[0]])), holds)
-        )
+        paraphrases.append(ParaphraseCheck(prompt, *_tops(tokenizer, was, now), float(np.exp(now[target[0]])), holds))
     kept = []
     for prompt in dict.fromkeys((*canaries, *request.keep)):
         was, now = distributions(prompt)

@@ -1,7 +1,8 @@
 """One edit as a search problem: deltas in, hidden states at the read-outs out, with everything else computed once.
 
-Delta is added to the value at the subject's last token. So the layers up to the edit layer, and above it the tokens before the subject's
-last one, do not depend on delta: keeping them is exact.
+The update adds ``(direction . key) delta`` to every value. At the subject's last token that is about delta; the search adds just this, there and
+at the tokens behind it, so that what it finds is what the update will do. The layers up to the edit layer, and above it the tokens before the
+subject's last one, do not depend on delta: keeping them is exact.
 """
 
 from __future__ import annotations
@@ -21,6 +22,48 @@ Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Prefill:
+    """All rows run once without delta.
+
+    Attributes
+    ----------
+    edited
+        What the edit layer returned.
+    suffix_new
+        K and V of every token in the suffix.
+    final
+        [B, T, D] normalised last hidden states.
+    """
+
+    edited: EditLayerOutput
+    suffix_new: tuple[Floats, ...]
+    final: Floats
+
+    def subject_key(self, rows: PromptRows) -> Floats:
+        """[F] k*: the mean of the bare prompt's key and of the prefixed prompts' mean key, at the subject's last token.
+
+        A subject that opens a text has a key of its own: in a plain mean over the rows it would count for one in six, and the edit
+        would reach the bare prompt at half its strength.
+        """
+        keys = self.edited.keys[np.arange(len(rows.all)), rows.subjects][: len(rows.rewriting)]
+        return np.asarray((keys[0] + keys[1:].mean(axis=0)) / 2 if len(keys) > 1 else keys[0])
+
+    def subject_value(self, rows: PromptRows) -> Floats:
+        """[D] value at the subject's last token of the bare prompt."""
+        return self.edited.values[0, rows.subjects[0]]
+
+
+def prefill(decoder: Decoder, rows: PromptRows, slots: Slots) -> Prefill:
+    """Run all rows through the decoder once."""
+    ids = rows.padded_ids()
+    prefix_cache, suffix_cache = decoder.sink_caches(len(ids))
+    residual, _ = decoder.run_prefix(ids, prefix_cache)
+    edited = decoder.run_edit(residual, slots)
+    final, new = decoder.run_suffix(edited.hidden, suffix_cache)
+    return Prefill(edited, new, final)
+
+
+@dataclass(frozen=True)
 class Window:
     """The tokens that a forward computes in the suffix, and the cache of those in front.
 
@@ -30,12 +73,15 @@ class Window:
         [B] first computed token of each row.
     hidden
         [B, T, D] residual stream behind the edit layer, without delta.
+    scales
+        [B, T] what of delta each token receives.
     cache
         K and V of the tokens before ``starts``.
     """
 
     starts: Integers
     hidden: Floats
+    scales: Floats
     cache: LayerCache
 
 
@@ -44,25 +90,24 @@ class EditProblem:
 
     Parameters
     ----------
+    filled
+        The rows run once.
+    direction
+        [F] of the rank-one update that is searched for.
+    slots
+        The edits in force.
     prefix_cache
         What a forward reuses.
     stale_tokens
         Tokens of each row that the stale policy keeps.
-
-    Attributes
-    ----------
-    keys
-        [B, F] keys at the subject's last token.
-    value
-        [D] value at the subject's last token of the bare prompt.
-    initial_readouts, initial_subject
-        The read-outs without delta, as ``readouts`` returns them for one delta.
     """
 
     def __init__(
         self,
         decoder: Decoder,
         rows: PromptRows,
+        filled: Prefill,
+        direction: Floats,
         slots: Slots,
         meter: CostMeter,
         prefix_cache: PrefixCache = PrefixCache.EXACT,
@@ -73,17 +118,14 @@ class EditProblem:
         self._slots = slots
         self._meter = meter
         self._policy = prefix_cache
-        self._ids = rows.padded_ids()
-        edited = self._edit_layer(self._ids)
-        self._hidden = edited.hidden
-        batch = np.arange(len(rows.all))
-        self.keys = edited.keys[batch, rows.subjects]
-        self.value = edited.values[0, rows.subjects[0]]
+        self._hidden = filled.edited.hidden
+        behind_subject = np.arange(self._hidden.shape[1]) >= rows.subjects[:, None]
+        self._scales = np.where(behind_subject, filled.edited.keys @ direction, 0).astype(np.float32)
         first_readout = np.array([row.readouts[0] for row in rows.all])
         self._stale_starts = np.minimum(stale_tokens, first_readout)
-        final, new = decoder.run_suffix(self._hidden, self._sink(len(batch)))
-        self.initial_readouts, self.initial_subject = self._read(final[None], np.zeros_like(rows.lengths))
-        self._window = self._open_window(new)
+        self.initial_readouts, self.initial_subject = self._read(filled.final[None], np.zeros_like(rows.lengths))
+        """The read-outs without delta, as ``readouts`` returns them for one delta."""
+        self._window = self._open_window(filled.suffix_new)
         self._expanded: tuple[int, LayerCache] | None = None
 
     def readouts(self, deltas: Floats) -> tuple[Floats, Floats]:
@@ -101,10 +143,7 @@ class EditProblem:
         """
         n, rows = len(deltas), len(self._rows.all)
         self._meter.forwards += n
-        hidden = self._hidden_for(n)
-        relative = self._rows.subjects - self._window.starts
-        seen = np.flatnonzero(relative >= 0)  # the stale policy hides the subject where it keeps it
-        hidden[:, seen, relative[seen]] += deltas[:, None, :]
+        hidden = self._base_hidden(n) + self._window.scales[:, :, None] * deltas[:, None, None, :]
         final, _ = self._decoder.run_suffix(hidden.reshape(n * rows, *hidden.shape[2:]), self._cache_for(n))
         return self._read(final.reshape(n, rows, *final.shape[1:]), self._window.starts)
 
@@ -112,8 +151,7 @@ class EditProblem:
         """Compute the stale policy's cache again, with ``delta`` [D] in place; the other policies have nothing to do."""
         if self._policy is not PrefixCache.STALE:
             return
-        hidden = self._hidden.copy()
-        hidden[np.arange(len(hidden)), self._rows.subjects] += delta
+        hidden = self._hidden + self._scales[:, :, None] * delta
         _, new = self._decoder.run_suffix(hidden, self._sink(len(hidden)))
         self._window = self._open_window(new)
         self._expanded = None
@@ -122,19 +160,22 @@ class EditProblem:
         """Return the window of the policy, from the suffix's K and V of all tokens."""
         batch = len(self._rows.all)
         if self._policy is PrefixCache.OFF:
-            return Window(np.zeros(batch, np.int64), self._hidden, self._sink(batch))
+            return Window(np.zeros(batch, np.int64), self._hidden, self._scales, self._sink(batch))
         starts = self._rows.subjects if self._policy is PrefixCache.EXACT else self._stale_starts
         tokens = int((self._rows.lengths - starts).max())
         index = np.minimum(starts[:, None] + np.arange(tokens), self._hidden.shape[1] - 1)
         hidden = np.take_along_axis(self._hidden, index[:, :, None], axis=1)
-        return Window(starts, hidden, self._sink(batch).extended(new).cut(1 + starts))
+        scales = np.take_along_axis(self._scales, index, axis=1)
+        return Window(starts, hidden, scales, self._sink(batch).extended(new).cut(1 + starts))
 
-    def _hidden_for(self, n: int) -> Floats:
-        """[N, B, T, D] the window's tokens for each delta; without a cache they are computed again from the embeddings on."""
-        if self._policy is PrefixCache.OFF:
-            hidden = self._edit_layer(np.tile(self._ids, (n, 1))).hidden
-            return hidden.reshape(n, -1, *hidden.shape[1:])
-        return np.repeat(self._window.hidden[None], n, axis=0)
+    def _base_hidden(self, n: int) -> Floats:
+        """[1 or N, B, T, D] the window's tokens; without a cache they are computed for each delta, from the embeddings on."""
+        if self._policy is not PrefixCache.OFF:
+            return self._window.hidden[None]
+        ids = np.tile(self._rows.padded_ids(), (n, 1))
+        residual, _ = self._decoder.run_prefix(ids, self._decoder.sink_caches(len(ids))[0])
+        hidden = self._decoder.run_edit(residual, self._slots).hidden
+        return hidden.reshape(n, -1, *hidden.shape[1:])
 
     def _cache_for(self, n: int) -> LayerCache:
         # Steps come with the same number of deltas again and again: the repeated cache is worth keeping.
@@ -142,10 +183,6 @@ class EditProblem:
             rows = np.tile(np.arange(len(self._rows.all)), n)
             self._expanded = (n, self._window.cache.take(rows))
         return self._expanded[1]
-
-    def _edit_layer(self, ids: Integers) -> EditLayerOutput:
-        residual, _ = self._decoder.run_prefix(ids, self._decoder.sink_caches(len(ids))[0])
-        return self._decoder.run_edit(residual, self._slots)
 
     def _sink(self, batch: int) -> LayerCache:
         return self._decoder.sink_caches(batch)[1]

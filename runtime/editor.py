@@ -13,9 +13,9 @@ from .configuration import EditConfig
 from .costs import Cost, CostMeter
 from .decoder import Decoder, Slots
 from .edit_check import EditCheck, check_edit
-from .edit_problem import EditProblem
+from .edit_problem import EditProblem, prefill
 from .prompt_rows import EditRequest, build_rows
-from .rank_one import RankOneUpdate, rank_one_update
+from .rank_one import rank_one_direction
 from .readout_loss import LossTerms, ReadoutLoss, log_softmax
 from .tokenizer import Tokenizer
 from .zeroth_order import Progress, SearchResult, search
@@ -30,14 +30,16 @@ class SolvedEdit:
     Attributes
     ----------
     key
-        [F] k*, the mean key of the rewriting rows.
+        [F] k*.
     value
-        [D] v*, the value that the update gives to k*.
+        [D] v*, the value that the update gives to the bare prompt's subject, delta included.
+    direction
+        [F] the right factor of the rank-one update; the left one is the search's delta.
     """
 
     key: Floats
     value: Floats
-    update: RankOneUpdate
+    direction: Floats
     search: SearchResult
     check: EditCheck
     cost: Cost
@@ -118,19 +120,20 @@ def solve_edit(
     meter = CostMeter()
     decoder = decoder.metered(meter)
     rows = build_rows(request, prefixes, tokenizer, config.max_target_tokens)
-    problem = EditProblem(decoder, rows, slots, meter, config.search.prefix_cache, config.search.stale_tokens)
-    value_norm = float(np.linalg.norm(problem.value))
+    filled = prefill(decoder, rows, slots)
+    key = filled.subject_key(rows)
+    value = filled.subject_value(rows)
+    direction = rank_one_direction(key, inverse_covariance)
+    policy, stale_tokens = config.search.prefix_cache, config.search.stale_tokens
+    problem = EditProblem(decoder, rows, filled, direction, slots, meter, policy, stale_tokens)
+    value_norm = float(np.linalg.norm(value))
     subject_log_probs = log_softmax(decoder.run_head(problem.initial_subject))[0]
     loss = ReadoutLoss(decoder.run_head, rows.target, subject_log_probs, value_norm, config.loss)
 
     def evaluate(deltas: Floats) -> LossTerms:
         return loss(*problem.readouts(deltas), deltas)
 
-    found = search(
-        evaluate, value_norm, len(problem.value), config.search, refresh=problem.refresh, report=report
-    )
-    key = np.asarray(problem.keys[: len(rows.rewriting)].mean(axis=0))
-    update = rank_one_update(key, found.delta, inverse_covariance)
-    after = slots.with_edit(slot, update.direction, update.delta)
+    found = search(evaluate, value_norm, len(value), config.search, refresh=problem.refresh, report=report)
+    after = slots.with_edit(slot, direction, found.delta)
     check = check_edit(decoder, tokenizer, request, rows.target, canaries, slots, after)
-    return SolvedEdit(key, problem.value + found.delta, update, found, check, meter.cost())
+    return SolvedEdit(key, value + found.delta, direction, found, check, meter.cost())

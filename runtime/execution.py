@@ -43,7 +43,9 @@ class Graph:
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises several unrelated types
-            raise BundleError(f"{path.name} cannot be loaded ({_first_line(error)}): export the bundle again") from error
+            raise BundleError(
+                f"{path.name} cannot be loaded ({_first_line(error)}): export the bundle again"
+            ) from error
         self.name = path.name
         self.inputs = tuple(i.name for i in self._session.get_inputs())
         self.outputs = tuple(o.name for o in self._session.get_outputs())

@@ -148,7 +148,9 @@ def build_rows(
         subject_end = prefix.index("{}") + request.prompt.index("{}") + len(request.subject)
         row, target = _rewriting_row(text, subject_end, request.target.strip(), tokenizer)
         if len(target) > max_target_tokens:
-            raise RequestError(f"the target has {len(target)} tokens, at most {max_target_tokens} can be taught: shorten it")
+            raise RequestError(
+                f"the target has {len(target)} tokens, at most {max_target_tokens} can be taught: shorten it"
+            )
         rows.append(row)
     encoding = tokenizer.encode(f"{request.subject} is a")
     last = encoding.last_token_before(len(request.subject))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,35 +10,22 @@ from .errors import NumericsError
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class RankOneUpdate:
-    """A change of the down projection's weight, ``outer(delta, direction)``.
+def rank_one_direction(key: Floats, inverse_covariance: Floats) -> Floats:
+    """Return the right factor of the least change under ``C`` that moves k* (Meng et al. 2022, ROME, eq. 2).
 
-    Attributes
-    ----------
-    direction
-        [F] float32, ``C^-1 k* / (k*^T C^-1 k*)``: its product with k* is 1.
-    delta
-        [D] float32, ``v* - W k*``.
-    """
-
-    direction: Floats
-    delta: Floats
-
-
-def rank_one_update(key: Floats, delta: Floats, inverse_covariance: Floats) -> RankOneUpdate:
-    """Solve for the least change under ``C`` that maps k* to v* (Meng et al. 2022, ROME, eq. 2).
-
-    ``W += (v* - W k*) (C^-1 k*)^T / (k*^T C^-1 k*)``
+    The update is ``W += (v* - W k*) (C^-1 k*)^T / (k*^T C^-1 k*)``: the outer product of delta, ``v* - W k*``, with the direction.
 
     Parameters
     ----------
     key
         [F] k*.
-    delta
-        [D] v* - W k*.
     inverse_covariance
         [F, F] C^-1, where C = E[k k^T] over calibration text.
+
+    Returns
+    -------
+    Floats
+        [F] float32, ``C^-1 k* / (k*^T C^-1 k*)``: its product with k* is 1.
 
     Raises
     ------
@@ -51,4 +36,4 @@ def rank_one_update(key: Floats, delta: Floats, inverse_covariance: Floats) -> R
     length = float(key @ solved)
     if not np.isfinite(length) or length <= 0:
         raise NumericsError("the subject's key has no length under the key statistics: export the bundle again")
-    return RankOneUpdate(np.asarray(solved / length, np.float32), np.asarray(delta, np.float32))
+    return np.asarray(solved / length, np.float32)

@@ -18,9 +18,7 @@ def rotary_factors(
     return np.concatenate([cos, cos], axis=-1), np.concatenate([-sin, sin], axis=-1)
 
 
-def attention_mask(
-    past_lengths: NDArray[np.int64], past: int, tokens: int, mask_value: float
-) -> NDArray[np.float32]:
+def attention_mask(past_lengths: NDArray[np.int64], past: int, tokens: int, mask_value: float) -> NDArray[np.float32]:
     """Return the additive mask [B, 1, T, P + T] of causal attention.
 
     Row ``b`` sees the first ``past_lengths[b]`` of ``past`` cached tokens, and new tokens up to its own.

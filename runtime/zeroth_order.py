@@ -117,9 +117,7 @@ def search(
         terms = evaluate(delta + mu * np.concatenate([directions, -directions]))
         plus, minus = np.split(terms.total, 2)
         gradient = ((plus - minus) / (2 * mu)) @ directions
-        delta = _clamped(
-            delta + adam.step(gradient, _rate(step, config) * value_norm), config.clamp * value_norm
-        )
+        delta = _clamped(delta + adam.step(gradient, _rate(step, config) * value_norm), config.clamp * value_norm)
         recent.append(float(terms.total.mean()))
         if _stalled(recent, config):
             refresh(delta)

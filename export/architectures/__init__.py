@@ -32,5 +32,7 @@ def find_architecture(config: Any) -> Architecture:  # noqa: ANN401 - transforme
         )
     reasons = architecture.refusals(config)
     if reasons:
-        raise ExportError(f"this {config.model_type} checkpoint cannot be exported, it has {'; '.join(reasons)}: choose another model")
+        raise ExportError(
+            f"this {config.model_type} checkpoint cannot be exported, it has {'; '.join(reasons)}: choose another model"
+        )
     return architecture

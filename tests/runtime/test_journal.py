@@ -17,6 +17,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
 from mobiedit.runtime.errors import BundleError, JournalError, StorageError
 from mobiedit.runtime.journal import (
     MAX_PAYLOAD,
@@ -28,8 +31,6 @@ from mobiedit.runtime.journal import (
     new_edit_id,
     read_journal,
 )
-from numpy.typing import NDArray
-from safetensors.numpy import save
 
 BASE = "b" * 64
 VECTORS = ("key", "value", "delta", "direction")

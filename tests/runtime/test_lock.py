@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
 from mobiedit.runtime.errors import BundleError, BusyError, StorageError
 from mobiedit.runtime.lock import editing_lock
 
