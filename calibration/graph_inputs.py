@@ -50,8 +50,8 @@ def record_graph_inputs(
 ) -> RecordedInputs:
     """Run texts through the FP32 graphs in two pieces, so that caches are seen too.
 
-    In the suffix, one token of each piece carries a random delta as an edit would add, up to the search's clamp: ranges from plain text
-    alone would clip it.
+    In the suffix, one token of each piece carries a random delta as an edit would add, up to the search's clamp:
+    ranges from plain text alone would clip it.
     """
     prefix, suffix, head = _Recorder(parts.prefix), _Recorder(parts.suffix), _Recorder(parts.head)
     decoder = Decoder(replace(parts, prefix=prefix, suffix=suffix, head=head), CostMeter())

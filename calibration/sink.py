@@ -1,8 +1,9 @@
 """The sink token: one constant token in front of every text.
 
-The first token of a sequence draws attention from all others, and its residual is hundreds of times theirs, which ruins static activation
-ranges (PrefixQuant, arXiv 2410.05265; CushionCache, arXiv 2406.12016). A constant token takes that part, and its K/V, which depend on nothing,
-are constants of the bundle. It also keeps a subject at the start of a prompt an ordinary token.
+The first token of a sequence draws attention from all others, and its residual is hundreds of times theirs, which
+ruins static activation ranges (PrefixQuant, arXiv 2410.05265; CushionCache, arXiv 2406.12016). A constant token takes
+that part, and its K/V, which depend on nothing, are constants of the bundle. It also keeps a subject at the start of
+a prompt an ordinary token.
 """
 
 from __future__ import annotations

@@ -80,7 +80,8 @@ def require_exact(comparison: Comparison) -> None:
     if not comparison.max_abs_logit_difference <= FP32_TOLERANCE:
         raise ExportError(
             f"the FP32 graphs differ from the source model by {comparison.max_abs_logit_difference:.2g} in a logit "
-            f"(limit {FP32_TOLERANCE:g}): this checkpoint is not what its configuration says, or this is a bug; nothing was written"
+            f"(limit {FP32_TOLERANCE:g}): the checkpoint is not what its configuration says, or this is a bug; "
+            "nothing was written"
         )
 
 
@@ -88,6 +89,7 @@ def require_close(comparison: Comparison) -> None:
     """Refuse quantised graphs that have lost the model."""
     if not (comparison.mean_cosine >= MIN_COSINE and comparison.nll_change <= MAX_NLL_CHANGE):
         raise ExportError(
-            f"the quantised graphs are off (cosine {comparison.mean_cosine:.4f}, NLL change {comparison.nll_change:+.4f}; "
+            f"the quantised graphs are off (cosine {comparison.mean_cosine:.4f}, "
+            f"NLL change {comparison.nll_change:+.4f}; "
             f"limits {MIN_COSINE} and {MAX_NLL_CHANGE:+}): give more --calibration-text, or a higher --precision"
         )

@@ -174,7 +174,8 @@ def _download(name: str, revision: str | None) -> Path:
         return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the client raises the HTTP library's own types when offline
         raise ExportError(
-            f"{name} cannot be fetched from the Hub ({_line(error)}): check the id and the network, or give a local folder"
+            f"{name} cannot be fetched from the Hub ({_line(error)}): "
+            "check the id and the network, or give a local folder"
         ) from error
 
 

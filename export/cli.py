@@ -93,14 +93,14 @@ def main(model: str, out: Path, layer: str, dry_run: bool, as_json: bool, **opti
         return
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
-    click.echo(
-        f"wrote {out}: {manifest.base.name}, edit layer {manifest.edit_layer} of {manifest.shape.n_layers}, {manifest.precision}"
-    )
+    layers = f"edit layer {manifest.edit_layer} of {manifest.shape.n_layers}"
+    click.echo(f"wrote {out}: {manifest.base.name}, {layers}, {manifest.precision}")
     click.echo(
         f"  FP32 graphs against the source model: largest logit difference {report.fp32.max_abs_logit_difference:.1e}"
     )
     click.echo(
-        f"  {manifest.precision} graphs: cosine {written.mean_cosine:.4f}, NLL {written.nll:.3f} {written.nll_change:+.4f}, on {written.tokens} held-out tokens"
+        f"  {manifest.precision} graphs: cosine {written.mean_cosine:.4f}, NLL {written.nll:.3f} "
+        f"{written.nll_change:+.4f}, on {written.tokens} held-out tokens"
     )
 
 
@@ -122,3 +122,7 @@ def _prepare_libraries() -> None:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    main()

@@ -14,8 +14,7 @@ _FP32 = 4
 _BYTES_PER_WEIGHT = {Precision.FP32: 4.0, Precision.W8A16: 1.0, Precision.W8: 1.0 + _FP32 / BLOCK}
 _LIBRARIES = 900e6  # resident after importing torch, transformers and ONNX Runtime, with their arenas
 _FP32_COPIES = {Precision.FP32: 2.6, Precision.W8A16: 3.6, Precision.W8: 3.0}
-"""FP32 copies of the weights held at the peak: the source model, the sessions of its FP32 graphs, and the quantiser's. Measured, see
-docs/benchmarks.md."""
+"""FP32 copies of the weights at the peak: the source model's, its sessions', the quantiser's (docs/benchmarks.md)."""
 
 
 @dataclass(frozen=True)

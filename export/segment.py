@@ -1,8 +1,9 @@
 """The decoder segment: a run of decoder layers as a plain function of its inputs.
 
-One function serves the prefix, the suffix and generation. It shares the parameters of the source model (no copy), takes rotary factors
-and mask as inputs, and holds nothing that depends on a prompt. Its form is what a mobile NPU takes: four-dimensional tensors, grouped
-heads folded into rows instead of expanded, and no negation in the rotary embedding (its sign is in the ``sin`` input).
+One function serves the prefix, the suffix and generation. It shares the parameters of the source model (no copy),
+takes rotary factors and mask as inputs, and holds nothing that depends on a prompt. Its form is what a mobile NPU
+takes: four-dimensional tensors, grouped heads folded into rows instead of expanded, and no negation in the rotary
+embedding (its sign is in the ``sin`` input).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
-    """Apply the rotary embedding (Su et al. 2021, eq. 34) to ``x`` [B, H, T, head_dim]; factors are [B, 1, T, head_dim]."""
+    """Apply the rotary embedding (Su et al. 2021, eq. 34): ``x`` [B, H, T, head_dim], factors [B, 1, T, head_dim]."""
     half = x.shape[-1] // 2
     return x * cos + torch.cat([x[..., half:], x[..., :half]], dim=-1) * signed_sin
 
@@ -167,7 +168,8 @@ class EditLayer(nn.Module):
     def forward(self, residual: Tensor, directions: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return hidden [B, T, D], key [B, T, F] and value [B, T, D].
 
-        ``directions`` [K, F] and ``deltas`` [K, D] are rank-one slots: the down projection acts as ``W + deltas.T @ directions``.
+        ``directions`` [K, F] and ``deltas`` [K, D] are rank-one slots: the down projection acts as ``W + deltas.T @
+        directions``.
         """
         key = self.mlp.key(residual)
         value = self.mlp.down_proj(key) + torch.matmul(torch.matmul(key, directions.transpose(0, 1)), deltas)

@@ -16,7 +16,7 @@ from .third_party import contained
 Feeds = dict[str, NDArray[Any]]
 
 
-class _Recorded(CalibrationDataReader):  # type: ignore[misc] - the base class is untyped
+class _Recorded(CalibrationDataReader):
     def __init__(self, feeds: Sequence[Feeds]) -> None:
         self._feeds = iter(feeds)
 
@@ -27,8 +27,9 @@ class _Recorded(CalibrationDataReader):  # type: ignore[misc] - the base class i
 def quantise_static(source: Path, target: Path, feeds: Sequence[Feeds]) -> None:
     """Quantise a graph with ONNX Runtime's QNN configuration.
 
-    Weights are INT8, symmetric, one scale an output channel. Activations are UINT16 with ranges from ``feeds``. The second operands of the two
-    attention products are INT16 symmetric, since the NPU narrows an unsigned one to 8 bits.
+    Weights are INT8, symmetric, one scale an output channel. Activations are UINT16 with ranges from ``feeds``. The
+    second operands of the two attention products are INT16 symmetric, since the NPU narrows an unsigned one to 8
+    bits.
 
     Parameters
     ----------

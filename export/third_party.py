@@ -13,8 +13,8 @@ from pathlib import Path
 def contained(folder: Path) -> Iterator[None]:
     """Run a library that writes a graph into ``folder``.
 
-    Its notes are silenced (one of them sets up the root logger on import), and the working folder is ``folder`` meanwhile: onnx looks there,
-    instead of beside the graph, for a data file that it would overwrite.
+    Its notes are silenced (one of them sets up the root logger on import), and the working folder is ``folder``
+    meanwhile: onnx looks there, instead of beside the graph, for a data file that it would overwrite.
     """
     root = logging.getLogger()
     disabled, level, handlers = root.manager.disable, root.level, list(root.handlers)

@@ -1,4 +1,7 @@
-"""The device side: open a bundle, ask it, teach it facts by forward passes alone. Needs numpy and ONNX Runtime, never torch."""
+"""The device side: open a bundle, ask it, teach it facts by forward passes alone.
+
+It needs numpy and ONNX Runtime, never torch.
+"""
 
 from .bundle import Bundle, open_bundle
 from .configuration import EditConfig, ExecutionConfig, LossConfig, PrefixCache, ZerothOrderConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 GRAPHS = ("prefix", "edit", "suffix", "head")
 CONSTANTS = "constants.safetensors"
-"""Tensors ``inverse_frequencies`` [head_dim / 2] and ``sink_k.i``, ``sink_v.i`` [1, n_kv, 1, head_dim] of each layer i, float32."""
+"""Tensors ``inverse_frequencies`` [head_dim / 2]; ``sink_k.i``, ``sink_v.i`` [1, n_kv, 1, head_dim] of each layer."""
 EMBEDDING = "embedding.safetensors"
 """Tensor ``embedding`` [V, D], float16 or float32."""
 KEY_STATISTICS = "key_statistics.safetensors"

@@ -21,7 +21,8 @@ from .manifest import MANIFEST_NAME, FileEntry
 class BundleWriter:
     """A folder beside the bundle's place that becomes the bundle by one rename.
 
-    Use it as a context manager: whatever ends the block before ``finish`` leaves no trace of the new bundle, and the old one as it was.
+    Use it as a context manager: whatever ends the block before ``finish`` leaves no trace of the new bundle, and the
+    old one as it was.
 
     Parameters
     ----------

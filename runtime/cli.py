@@ -80,7 +80,8 @@ def main() -> None:
 def edit(bundle: Path, prompt: str, subject: str, target: str, **options: Any) -> None:  # noqa: ANN401 - click passes the options
     """Teach BUNDLE a fact.
 
-    The fact is committed only if it took and nothing else changed. Exit code 1 says that it did not pass, 2 that the request was wrong.
+    The fact is committed only if it took and nothing else changed. Exit code 1 says that it did not pass, 2 that the
+    request was wrong.
     """
     names = ("steps", "directions", "mu", "learning_rate", "clamp", "check_every", "stop_probability", "seed")
     search = replace(
@@ -203,3 +204,7 @@ def _print_result(result: EditResult) -> None:
     )
     for failure in result.failures:
         click.echo(f"  failed: {failure}", err=not result.committed)
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ INTERRUPTED = 130
 
 
 class ErrorGroup(click.Group):
-    """A group whose commands print a `MobiEditError` as one line and exit with 2; other exceptions keep their traceback."""
+    """A group whose commands print a `MobiEditError` as one line and exit with 2; bugs keep their traceback."""
 
     def invoke(self, context: click.Context) -> Any:  # noqa: ANN401 - click's signature
         """Run the command."""

@@ -1,4 +1,4 @@
-"""What a user may set for an edit, as frozen dataclasses. Every step size is relative to the norm of the value that is edited."""
+"""What a user may set for an edit. Every step size is relative to the norm of the value that is edited."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .errors import RequestError
 class PrefixCache(StrEnum):
     """What a forward of the search reuses.
 
-    ``EXACT`` keeps all that does not depend on the edit. ``STALE`` is the published policy: the first tokens of every row, subject included,
-    kept until the loss stalls. ``OFF`` computes everything again.
+    ``EXACT`` keeps all that does not depend on the edit. ``STALE`` is the published policy: the first tokens of every
+    row, subject included, kept until the loss stalls. ``OFF`` computes everything again.
     """
 
     EXACT = "exact"
@@ -51,9 +51,11 @@ class ZerothOrderConfig:
     check_every
         Steps between two looks at the stopping rule (M in the MobiEdit paper).
     stop_probability
-        Mean probability of the target on the prefixed rows at which the search ends, once greedy decoding yields the target.
+        Mean probability of the target on the prefixed rows at which the search ends, once greedy decoding yields the
+        target.
     stale_tokens, stale_window, stale_drop
-        The published cache policy: tokens kept, and the drop of the loss over a window of steps below which they are computed again.
+        The published cache policy: tokens kept, and the drop of the loss over a window of steps below which they are
+        computed again.
     seed
         Seed of the directions.
     """

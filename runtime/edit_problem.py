@@ -1,8 +1,9 @@
 """One edit as a search problem: deltas in, hidden states at the read-outs out, with everything else computed once.
 
-The update adds ``(direction . key) delta`` to every value. At the subject's last token that is about delta; the search adds just this, there and
-at the tokens behind it, so that what it finds is what the update will do. The layers up to the edit layer, and above it the tokens before the
-subject's last one, do not depend on delta: keeping them is exact.
+The update adds ``(direction . key) delta`` to every value. At the subject's last token that is about delta; the
+search adds just this, there and at the tokens behind it, so that what it finds is what the update will do. The layers
+up to the edit layer, and above it the tokens before the subject's last one, do not depend on delta: keeping them is
+exact.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ class Prefill:
     def subject_key(self, rows: PromptRows) -> Floats:
         """[F] k*: the mean of the bare prompt's key and of the prefixed prompts' mean key, at the subject's last token.
 
-        A subject that opens a text has a key of its own: in a plain mean over the rows it would count for one in six, and the edit
-        would reach the bare prompt at half its strength.
+        A subject that opens a text has a key of its own: in a plain mean over the rows it would count for one in six,
+        and the edit would reach the bare prompt at half its strength.
         """
         keys = self.edited.keys[np.arange(len(rows.all)), rows.subjects][: len(rows.rewriting)]
         return np.asarray((keys[0] + keys[1:].mean(axis=0)) / 2 if len(keys) > 1 else keys[0])
 
     def subject_value(self, rows: PromptRows) -> Floats:
         """[D] value at the subject's last token of the bare prompt."""
-        return self.edited.values[0, rows.subjects[0]]
+        return np.asarray(self.edited.values[0, rows.subjects[0]])
 
 
 def prefill(decoder: Decoder, rows: PromptRows, slots: Slots) -> Prefill:
@@ -148,7 +149,7 @@ class EditProblem:
         return self._read(final.reshape(n, rows, *final.shape[1:]), self._window.starts)
 
     def refresh(self, delta: Floats) -> None:
-        """Compute the stale policy's cache again, with ``delta`` [D] in place; the other policies have nothing to do."""
+        """Compute the stale policy's cache again with ``delta`` [D] in place; the others have nothing to do."""
         if self._policy is not PrefixCache.STALE:
             return
         hidden = self._hidden + self._scales[:, :, None] * delta
@@ -169,7 +170,7 @@ class EditProblem:
         return Window(starts, hidden, scales, self._sink(batch).extended(new).cut(1 + starts))
 
     def _base_hidden(self, n: int) -> Floats:
-        """[1 or N, B, T, D] the window's tokens; without a cache they are computed for each delta, from the embeddings on."""
+        """[1 or N, B, T, D] the window's tokens; without a cache, computed for each delta from the embeddings on."""
         if self._policy is not PrefixCache.OFF:
             return self._window.hidden[None]
         ids = np.tile(self._rows.padded_ids(), (n, 1))

@@ -23,8 +23,8 @@ class Graph:
     config
         Execution settings.
     fold_weights
-        Dequantise static 8-bit weights once, when the session is made, instead of in every run: about twice as fast for ``w8a16``, for
-        FP32's memory. The activations' quantisation stays as it is.
+        Dequantise static 8-bit weights once, when the session is made, instead of in every run: about twice as fast
+        for ``w8a16``, for FP32's memory. The activations' quantisation stays as it is.
 
     Raises
     ------
@@ -62,7 +62,8 @@ class Graph:
         for name, value in zip(self.outputs, values, strict=True):
             if not np.isfinite(value).all():
                 raise NumericsError(
-                    f"{self.name} returned NaN or infinity in {name!r}: run `mobiedit verify`, or export the bundle in a higher precision"
+                    f"{self.name} returned NaN or infinity in {name!r}: "
+                    "run `mobiedit verify`, or export the bundle in a higher precision"
                 )
         return dict(zip(self.outputs, values, strict=True))
 

@@ -42,11 +42,17 @@ class EditRequest:
             raise RequestError("the subject is empty: name what the fact is about")
         if not self.target.strip():
             raise RequestError("the target is empty: give the answer that shall follow the prompt")
-        if self.prompt.count("{}") != 1:
+        places = self.prompt.count("{}")
+        if places == 1:
+            return
+        if places == 0 and self.subject in self.prompt:
+            raise RequestError(f"the prompt has no {{}}: write {self.prompt.replace(self.subject, '{}', 1)!r}")
+        if places == 0:
             raise RequestError(
-                f"the prompt has {self.prompt.count('{}')} '{{}}', it needs exactly one where the subject stands: "
-                'write for example "The mother tongue of {} is"'
+                f"the subject {self.subject!r} is not in the prompt {self.prompt!r}, which has no {{}} either: "
+                "write {} where the subject stands"
             )
+        raise RequestError(f"the prompt has {places} {{}}: keep the one where the subject stands")
 
     @staticmethod
     def from_text(text: str, subject: str, target: str, **more: tuple[str, ...]) -> EditRequest:
@@ -94,7 +100,8 @@ class Row:
 class PromptRows:
     """All rows of an edit, right-padded into one batch.
 
-    ``rewriting[0]`` is the bare prompt. ``subject_row`` is "<subject> is a" up to the subject, whose next-token distribution shall stay.
+    ``rewriting[0]`` is the bare prompt. ``subject_row`` is "<subject> is a" up to the subject, whose next-token
+    distribution shall stay.
     """
 
     rewriting: tuple[Row, ...]

@@ -13,7 +13,8 @@ Floats = NDArray[np.float32]
 def rank_one_direction(key: Floats, inverse_covariance: Floats) -> Floats:
     """Return the right factor of the least change under ``C`` that moves k* (Meng et al. 2022, ROME, eq. 2).
 
-    The update is ``W += (v* - W k*) (C^-1 k*)^T / (k*^T C^-1 k*)``: the outer product of delta, ``v* - W k*``, with the direction.
+    The update is ``W += (v* - W k*) (C^-1 k*)^T / (k*^T C^-1 k*)``: the outer product of delta, ``v* - W k*``, with
+    the direction.
 
     Parameters
     ----------

@@ -50,7 +50,7 @@ def log_softmax(logits: Floats) -> Floats:
 
 
 class ReadoutLoss:
-    """ROME's objective for the value (Meng et al. 2022, eq. 4): NLL of the target + KL on the subject row + weight decay.
+    """ROME's objective for the value (Meng et al. 2022, eq. 4): NLL of the target, KL on the subject row, decay.
 
     Parameters
     ----------
@@ -106,7 +106,9 @@ class ReadoutLoss:
         kl = self._subject_kl(subject)
         decay = np.linalg.norm(deltas, axis=-1) / self._value_norm**2
         total = -token_log_probs.mean(axis=(1, 2)) + self._config.kl_factor * kl + self._config.weight_decay * decay
-        return LossTerms(total.astype(np.float32), token_log_probs, greedy.reshape(n, rows, tokens).all(axis=2))
+        return LossTerms(
+            total.astype(np.float32), token_log_probs, np.asarray(greedy.reshape(n, rows, tokens).all(axis=2))
+        )
 
     def _subject_kl(self, subject: Floats) -> Floats:
         """[N] KL divergence of the subject row's distribution from the one before the edit."""

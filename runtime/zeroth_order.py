@@ -1,8 +1,9 @@
 """The forward-only search of delta: central differences along random directions, and Adam.
 
-The estimator is MobiEdit's (arXiv 2506.13772, eq. 5): (L(v + mu u) - L(v - mu u)) / 2 mu over N directions. Three things differ from the
-published code, each measured on SmolLM2-135M: the directions of a step are orthonormal, Adam's second moment is one number for the whole
-vector (a component's own is mostly the noise of the estimate), and all lengths are relative to the norm of the value.
+The estimator is MobiEdit's (arXiv 2506.13772, eq. 5): (L(v + mu u) - L(v - mu u)) / 2 mu over N directions. Three
+things differ from the published code, each measured on SmolLM2-135M: the directions of a step are orthonormal, Adam's
+second moment is one number for the whole vector (a component's own is mostly the noise of the estimate), and all
+lengths are relative to the norm of the value.
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ class Progress:
 
 
 class _SharedAdam:
-    """Adam (Kingma and Ba 2015) whose second moment is the mean over components; a step's length is ``rate`` where the gradient is steady."""
+    """Adam (Kingma and Ba 2015) with one second moment for all components.
+
+    A step is ``rate`` long where the gradient is steady.
+    """
 
     def __init__(self, width: int, config: ZerothOrderConfig) -> None:
         self._first = np.zeros(width, np.float32)
@@ -96,7 +100,7 @@ def search(
     """
     rng = np.random.default_rng(config.seed)
     adam = _SharedAdam(width, config)
-    mu = config.mu * value_norm
+    mu = np.float32(config.mu * value_norm)
     delta = np.zeros(width, np.float32)
     best, best_loss = delta, math.inf
     looks: list[float] = []
@@ -114,9 +118,10 @@ def search(
         if step == config.steps:
             break
         directions = _orthonormal(rng, config.directions, width)
-        terms = evaluate(delta + mu * np.concatenate([directions, -directions]))
+        offsets = mu * np.concatenate([directions, -directions])
+        terms = evaluate(np.asarray(delta + offsets, np.float32))
         plus, minus = np.split(terms.total, 2)
-        gradient = ((plus - minus) / (2 * mu)) @ directions
+        gradient = np.asarray(((plus - minus) / (2 * mu)) @ directions, np.float32)
         delta = _clamped(delta + adam.step(gradient, _rate(step, config) * value_norm), config.clamp * value_norm)
         recent.append(float(terms.total.mean()))
         if _stalled(recent, config):

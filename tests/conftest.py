@@ -1,4 +1,4 @@
-"""Tiny real models: the classes of transformers with random weights and a trained tokenizer, exported by the real exporter."""
+"""Tiny real models: transformers' own classes with random weights, exported by the real exporter."""
 
 from __future__ import annotations
 

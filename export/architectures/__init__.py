@@ -1,4 +1,7 @@
-"""The model families that can be exported: one small file each. The parts that differ (biases, head norms) are found on the modules."""
+"""The model families that can be exported: one small file each.
+
+The parts that differ (biases, head norms) are found on the modules.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Llama 1 to 3.2, and models of its shape such as SmolLM2: optional biases, llama3 rope scaling, tied or untied head."""
+"""Llama 1 to 3.2 and models of its shape (SmolLM2): optional biases, llama3 rope scaling, tied or untied head."""
 
 from .architecture import Architecture, common_refusals
 

@@ -53,7 +53,29 @@ def test_safe_child_is_the_path_when_file_is_regular(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", "../a", "a/b", "a\\b", "/a", "C:a", "a..b", ".hidden", "-a", "a\n", "a\x00", "a.", "ä", "a" * 256, "CON", "nul", "Aux.txt", "com1", "LPT9.tar.gz"],
+    [
+        "",
+        ".",
+        "..",
+        "../a",
+        "a/b",
+        "a\\b",
+        "/a",
+        "C:a",
+        "a..b",
+        ".hidden",
+        "-a",
+        "a\n",
+        "a\x00",
+        "a.",
+        "ä",
+        "a" * 256,
+        "CON",
+        "nul",
+        "Aux.txt",
+        "com1",
+        "LPT9.tar.gz",
+    ],
 )
 def test_safe_child_refuses_when_name_is_not_flat_and_portable(tmp_path: Path, name: str) -> None:
     with pytest.raises(BundleError, match=r"^file name .* leaves the bundle or is not portable; export"):
