@@ -31,9 +31,10 @@ from mobiedit.runtime.tokenizer import Tokenizer
 from .canaries import choose_canaries
 from .check import Comparison, compare, require_close, require_exact
 from .checkpoint import Checkpoint, find_source, load_checkpoint, read_config, shape_of
-from .configuration import ExportConfig, Precision
+from .configuration import ExportConfig, Precision, Target
 from .edit_layer import choose_layer
 from .graphs import graph_specs, write_graph
+from .npu_check import compare_on_npu, require_simulator
 from .plan import Plan, plan_export
 from .progress import Stages
 from .static_quantisation import quantise_static
@@ -90,6 +91,8 @@ def export_bundle(config: ExportConfig, stages: Stages | None = None) -> ExportR
     stages = stages or Stages()
     source = find_source(config.model, config.revision, trust_remote_code=config.trust_remote_code)
     layer = choose_layer(shape_of(read_config(source)), config.layer)
+    if config.target is Target.QNN:
+        require_simulator()
     lines = read_text(config.calibration_text) if config.calibration_text else default_text()
     with BundleWriter(config.out, force=config.force) as writer, storage_errors(f"write {config.out}"):
         with stages.stage("load the model"):
@@ -132,12 +135,13 @@ class _Export:
         if self._config.precision is not Precision.FP32:
             written = self._compare(f"check the {self._config.precision} graphs", parts, sink.token)
             require_close(written)
+        npu = self._check_npu() if self._config.target is Target.QNN else {}
         statistics = self._key_statistics(sink.token)
         with self._stages.stage("choose the canaries"):
             canaries = choose_canaries(
                 Decoder(parts, CostMeter()), self._empty, Tokenizer(self._writer.folder / TOKENIZER)
             )
-        checks = {"fp32": fp32.to_dict(), "written": written.to_dict(), "sink_nll": sink.evidence}
+        checks = {"fp32": fp32.to_dict(), "written": written.to_dict(), "sink_nll": sink.evidence, "npu_cosine": npu}
         manifest = self._manifest(sink.token, canaries, statistics, checks)
         with self._stages.stage("write the manifest"):
             self._writer.finish(to_json(manifest))
@@ -189,6 +193,10 @@ class _Export:
                 name = graph_file(graph)
                 quantise_static(work / name, self._writer.folder / name, getattr(inputs, graph))
                 advance(1)
+
+    def _check_npu(self) -> dict[str, float]:
+        with self._stages.stage("check on the NPU simulator", len(GRAPHS)) as advance:
+            return compare_on_npu(self._writer.folder, advance)
 
     def _compare(self, title: str, parts: DecoderParts, sink: int) -> Comparison:
         texts = [ids for ids in self._encode(held_out_text()[:_CHECK_LINES]) if len(ids) > 1]

@@ -70,7 +70,7 @@ def test_subject_row_ends_at_the_subject_when_subject_is_any(
     assert row.readouts == (row.subject_index,) == (len(row.ids) - 1,)
 
 
-@pytest.mark.parametrize("target", ["Paris", "Los Angeles", "Émile", "1912", "東京", "¡olé!"])
+@pytest.mark.parametrize("target", ["Paris", "Los Angeles", "Émile", "42", "東京", "¡olé!"])
 def test_bare_row_is_the_prompts_own_tokens_and_the_targets_when_target_is_any(
     target: str, byte_tokenizer: Tokenizer
 ) -> None:
@@ -129,11 +129,13 @@ def test_batch_is_padded_on_the_right_when_rows_differ_in_length(byte_tokenizer:
         ("{} is", " \n", "b", "subject is empty"),
         ("{} is", "a", "", "target is empty"),
         ("{} is", "a", "\t ", "target is empty"),
-        ("a is", "a", "b", r"the prompt has 0 '\{\}', it needs exactly one"),
-        ("{ } is", "a", "b", r"the prompt has 0 '\{\}'"),
-        ("{0} is", "a", "b", r"the prompt has 0 '\{\}'"),
-        ("{} and {} are", "a", "b", r"the prompt has 2 '\{\}'"),
-        ("", "a", "b", r"the prompt has 0 '\{\}'"),
+        ("a is", "a", "b", r"^the prompt has no \{\}: write '\{\} is'$"),
+        ("{a} is", "a", "b", r"^the prompt has no \{\}: write '\{\{\}\} is'$"),
+        ("{ } is", "a", "b", r"^the subject 'a' is not in the prompt '\{ \} is', which has no \{\} either: write \{\} "),
+        ("{0} is", "a", "b", r"^the subject 'a' is not in the prompt '\{0\} is', which has no \{\} either"),
+        ("", "a", "b", r"^the subject 'a' is not in the prompt '', which has no \{\} either"),
+        ("{} and {} are", "a", "b", r"^the prompt has 2 \{\}: keep the one where the subject stands$"),
+        ("{} and {} are", "{}", "b", r"^the prompt has 2 \{\}: keep the one"),
     ],
 )
 def test_request_is_refused_when_a_part_is_missing_or_ambiguous(

@@ -1,0 +1,46 @@
+"""What the host side's tests share beside the models of all tests."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from mobiedit.export import pipeline
+
+
+@pytest.fixture(scope="session")
+def source_model(llama: Path) -> nn.Module:
+    """The tiny Llama as transformers loads it; not to be changed."""
+    return AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32).eval()
+
+
+@pytest.fixture
+def written_graphs(fp32_bundle: Path, w8a16_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the graphs of the session's bundles instead of writing the same ones again: an export in a second."""
+
+    def copy(bundle: Path, target: Path) -> None:
+        for path in bundle.glob(f"{target.name}*"):
+            shutil.copy(path, target.parent)
+
+    monkeypatch.setattr(pipeline, "write_graph", lambda spec, path: copy(fp32_bundle, path))
+    monkeypatch.setattr(pipeline, "quantise_static", lambda source, target, feeds: copy(w8a16_bundle, target))
+
+
+@pytest.fixture
+def contents() -> Callable[[Path], dict[str, str]]:
+    """Return a function that gives the hash of every file below a folder, folders included by name."""
+
+    def read(folder: Path) -> dict[str, str]:
+        return {
+            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+            for path in sorted(folder.rglob("*"))
+        }
+
+    return read

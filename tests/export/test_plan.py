@@ -1,0 +1,80 @@
+"""Predicted sizes against written ones."""
+
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from mobiedit.export.configuration import Precision
+from mobiedit.export.plan import plan_export
+from mobiedit.runtime.manifest import ModelShape, read_manifest
+
+SMOLLM2 = ModelShape(
+    n_layers=30,
+    width=576,
+    mlp_width=1536,
+    n_heads=9,
+    n_kv_heads=3,
+    head_dim=64,
+    vocabulary=49152,
+    context=2048,
+    tied_head=True,
+)
+SMOLLM2_W8A16 = {
+    "prefix.onnx": 36298368,
+    "edit.onnx": 10619136,
+    "suffix.onnx": 67284864,
+    "head.onnx": 28311552,
+    "embedding.safetensors": 56623192,
+    "key_statistics.safetensors": 9437280,
+}
+"""Bytes that an export of SmolLM2-135M wrote."""
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.W8A16])
+def test_sizes_are_those_of_the_bundle_when_written(precision: Precision, request: pytest.FixtureRequest) -> None:
+    bundle: Path = request.getfixturevalue(f"{precision}_bundle")
+    manifest = read_manifest(bundle)
+    plan = plan_export(manifest.shape, manifest.edit_layer, precision)
+    for name, predicted in plan.files.items():
+        # A tiny graph is mostly its nodes, a real one its weights: these are in the data file.
+        weights = bundle / (f"{name}.data" if name.endswith(".onnx") else name)
+        # Scales, norms and headers are not predicted; on matrices this small they weigh more than on real ones.
+        assert weights.stat().st_size == pytest.approx(predicted, rel=0.25), name
+
+
+def test_sizes_are_those_measured_when_model_is_smollm2() -> None:
+    plan = plan_export(SMOLLM2, 10, Precision.W8A16)
+    assert plan.files.keys() == SMOLLM2_W8A16.keys()
+    for name, written in SMOLLM2_W8A16.items():
+        assert plan.files[name] == pytest.approx(written, rel=0.05), name
+    assert plan.total_bytes == pytest.approx(sum(SMOLLM2_W8A16.values()), rel=0.05)
+
+
+@pytest.mark.parametrize(("precision", "bits"), [(Precision.FP32, 32), (Precision.W8A16, 8), (Precision.W8, 9)])
+def test_weights_have_their_bits_when_precision_is(precision: Precision, bits: int) -> None:
+    # w8 has a scale of 32 bits for each 32 weights: one bit more a weight.
+    assert plan_export(SMOLLM2, 10, precision).files["head.onnx"] == 49152 * 576 * bits // 8
+
+
+def test_edit_graph_stays_fp32_when_others_are_quantised() -> None:
+    assert plan_export(SMOLLM2, 10, Precision.W8A16).files["edit.onnx"] == 4 * 3 * 576 * 1536
+
+
+def test_parameters_are_the_models_when_head_is_tied(fp32_bundle: Path, source_model: nn.Module) -> None:
+    counted = sum(parameter.numel() for parameter in source_model.parameters())
+    # Norms (9 of 64) are not predicted.
+    assert plan_export(read_manifest(fp32_bundle).shape, 1, Precision.FP32).parameters == counted - 9 * 64
+
+
+def test_parameters_count_the_vocabulary_twice_when_head_is_not_tied() -> None:
+    untied = ModelShape(**{**SMOLLM2.__dict__, "tied_head": False})
+    tied_plan, untied_plan = (plan_export(shape, 10, Precision.FP32) for shape in (SMOLLM2, untied))
+    assert untied_plan.parameters - tied_plan.parameters == 49152 * 576
+    assert untied_plan.files == tied_plan.files
+
+
+def test_peak_memory_covers_source_and_session_when_model_is_large() -> None:
+    large = ModelShape(**{**SMOLLM2.__dict__, "n_layers": 300})
+    plan = plan_export(large, 100, Precision.W8A16)
+    assert plan.peak_bytes > 2 * 4 * plan.parameters  # the source model and its FP32 graphs are in memory together
