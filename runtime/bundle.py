@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -151,6 +151,10 @@ class Bundle:
                 yield text[len(shown) :]
                 shown = text
 
+    def log_probabilities(self, text: str) -> NDArray[np.float32]:
+        """Return [T, V] log-probabilities of the token behind each token of ``text``, all committed edits in force."""
+        return self._log_probabilities(self.tokenizer.encode(text).ids)
+
     def score(self, prompt: str, answer: str) -> tuple[float, bool]:
         """Return how the model takes ``answer`` behind ``prompt``, all committed edits in force.
 
@@ -159,14 +163,13 @@ class Bundle:
         tuple
             The mean log-probability of the answer's tokens in nats, and whether each of them is the most probable one.
         """
-        text = f"{prompt.rstrip()} {answer.strip()}"
-        encoding = self.tokenizer.encode(text)
-        start = encoding.first_token_from(len(prompt.rstrip()) + 1)
-        generator = Generator(self.decoder, self._slots(self._journal.read()))
-        logits = generator.all_logits(encoding.ids[:-1])[start - 1 :]
+        prompt = prompt.rstrip()
+        encoding = self.tokenizer.encode(f"{prompt} {answer.strip()}")
+        start = encoding.first_token_from(len(prompt) + 1)
+        log_probs = self._log_probabilities(encoding.ids[:-1])[start - 1 :]
         wanted = np.array(encoding.ids[start:])
-        chosen = np.take_along_axis(log_softmax(logits), wanted[:, None], axis=-1)
-        return float(chosen.mean()), bool((logits.argmax(axis=-1) == wanted).all())
+        chosen = np.take_along_axis(log_probs, wanted[:, None], axis=-1)
+        return float(chosen.mean()), bool((log_probs.argmax(axis=-1) == wanted).all())
 
     def edits(self) -> tuple[EditRecord, ...]:
         """Return the committed edits that were not undone, oldest first."""
@@ -231,6 +234,10 @@ class Bundle:
     @cached_property
     def _inverse_covariance(self) -> NDArray[np.float32]:
         return read_tensors(self.path / KEY_STATISTICS)["inverse_covariance"]
+
+    def _log_probabilities(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        generator = Generator(self.decoder, self._slots(self._journal.read()))
+        return log_softmax(generator.all_logits(ids))
 
     def _slots(self, state: JournalState) -> Slots:
         slots = Slots.empty(self.manifest.slots, self.manifest.shape)

@@ -42,8 +42,8 @@ FACTS = (
 UNRELATED = (
     "The mother tongue of Victor Hugo is",
     "The capital of France is",
-    "My plumber's name is",
-    "To make tea, first boil the",
+    "The largest planet in the solar system is",
+    "The opposite of hot is",
 )
 
 

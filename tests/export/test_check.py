@@ -11,13 +11,20 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from mobiedit.calibration.text import held_out_text
-from mobiedit.export.check import FP32_TOLERANCE, MAX_NLL_CHANGE, MIN_COSINE, compare, require_close, require_exact
-from mobiedit.export.check import Comparison as Compared
+from mobiedit.export.check import (
+    FP32_TOLERANCE,
+    MAX_NLL_CHANGE,
+    MIN_COSINE,
+    Comparison,
+    compare,
+    require_close,
+    require_exact,
+)
 from mobiedit.runtime import Bundle, open_bundle
 from mobiedit.runtime.decoder import Slots
 from mobiedit.runtime.errors import ExportError
 
-AT_LIMITS = Compared(
+AT_LIMITS = Comparison(
     max_abs_logit_difference=FP32_TOLERANCE, mean_cosine=MIN_COSINE, nll=3.0, nll_change=MAX_NLL_CHANGE, tokens=10
 )
 

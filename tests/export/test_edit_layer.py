@@ -26,9 +26,8 @@ def test_layer_is_at_a_third_when_none_is_wanted(n_layers: int, layer: int) -> N
     assert choose_layer(shape(n_layers), None) == layer
 
 
-@pytest.mark.parametrize("n_layers", range(2, 60))
-def test_layer_has_one_behind_it_when_none_is_wanted(n_layers: int) -> None:
-    assert 0 <= choose_layer(shape(n_layers), None) <= n_layers - 2
+def test_layer_has_one_behind_it_when_none_is_wanted() -> None:
+    assert all(0 <= choose_layer(shape(n_layers), None) <= n_layers - 2 for n_layers in range(2, 200))
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])

@@ -1,5 +1,6 @@
 """Predicted sizes against written ones."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,13 +69,13 @@ def test_parameters_are_the_models_when_head_is_tied(fp32_bundle: Path, source_m
 
 
 def test_parameters_count_the_vocabulary_twice_when_head_is_not_tied() -> None:
-    untied = ModelShape(**{**SMOLLM2.__dict__, "tied_head": False})
+    untied = replace(SMOLLM2, tied_head=False)
     tied_plan, untied_plan = (plan_export(shape, 10, Precision.FP32) for shape in (SMOLLM2, untied))
     assert untied_plan.parameters - tied_plan.parameters == 49152 * 576
     assert untied_plan.files == tied_plan.files
 
 
 def test_peak_memory_covers_source_and_session_when_model_is_large() -> None:
-    large = ModelShape(**{**SMOLLM2.__dict__, "n_layers": 300})
+    large = replace(SMOLLM2, n_layers=300)
     plan = plan_export(large, 100, Precision.W8A16)
     assert plan.peak_bytes > 2 * 4 * plan.parameters  # the source model and its FP32 graphs are in memory together

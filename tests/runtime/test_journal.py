@@ -198,7 +198,7 @@ def test_read_refuses_when_file_is_a_link(journal: Journal) -> None:
 
 
 def test_read_refuses_when_base_is_another(journal: Journal) -> None:
-    with pytest.raises(JournalError, match="edit a belongs to another model .*; use the bundle it was made for"):
+    with pytest.raises(JournalError, match=r"edit a belongs to another model .*; use the bundle it was made for"):
         read_journal(journal.path, "c" * 64)
 
 

@@ -131,7 +131,12 @@ def test_batch_is_padded_on_the_right_when_rows_differ_in_length(byte_tokenizer:
         ("{} is", "a", "\t ", "target is empty"),
         ("a is", "a", "b", r"^the prompt has no \{\}: write '\{\} is'$"),
         ("{a} is", "a", "b", r"^the prompt has no \{\}: write '\{\{\}\} is'$"),
-        ("{ } is", "a", "b", r"^the subject 'a' is not in the prompt '\{ \} is', which has no \{\} either: write \{\} "),
+        (
+            "{ } is",
+            "a",
+            "b",
+            r"^the subject 'a' is not in the prompt '\{ \} is', which has no \{\} either: write \{\} ",
+        ),
         ("{0} is", "a", "b", r"^the subject 'a' is not in the prompt '\{0\} is', which has no \{\} either"),
         ("", "a", "b", r"^the subject 'a' is not in the prompt '', which has no \{\} either"),
         ("{} and {} are", "a", "b", r"^the prompt has 2 \{\}: keep the one where the subject stands$"),

@@ -1,0 +1,201 @@
+"""The command: exit codes, one line for an error, and JSON that is nothing but JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mobiedit.export import pipeline
+from mobiedit.export.cli import main
+from mobiedit.runtime.manifest import read_manifest
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undo what the command sets up for a process of its own."""
+    import transformers
+
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    verbosity, level = transformers.utils.logging.get_verbosity(), logging.getLogger().level
+    yield
+    transformers.utils.logging.set_verbosity(verbosity)
+    transformers.utils.logging.enable_progress_bar()
+    logging.getLogger().setLevel(level)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "bundle"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def assert_refused(result: Result, message: str) -> None:
+    """One line on standard error, nothing on standard output, exit code 2."""
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
+
+
+# Sizes alone
+
+
+@pytest.mark.parametrize("precision", ["fp32", "w8a16", "w8"])
+def test_dry_run_prints_sizes_and_writes_nothing_when_asked_for(
+    precision: str, llama: Path, out: Path, tmp_path: Path
+) -> None:
+    result = run(llama, "--out", out, "--dry-run", "--precision", precision)
+    assert result.exit_code == 0, result.output
+    lines = {line.rsplit(maxsplit=2)[0]: line.rsplit(maxsplit=2)[1:] for line in result.stdout.splitlines()}
+    files = ["prefix.onnx", "edit.onnx", "suffix.onnx", "head.onnx", "embedding.safetensors"]
+    assert list(lines) == [*files, "key_statistics.safetensors", "bundle", "peak memory of the export"]
+    assert all(float(size) > 0 and unit == "MiB" for size, unit in lines.values())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_prints_json_and_writes_nothing_when_asked_for(llama: Path, out: Path, tmp_path: Path) -> None:
+    result = run(llama, "--out", out, "--dry-run", "--precision", "fp32", "--layer", 1, "--json")
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)
+    assert plan.keys() == {"files", "total_bytes", "peak_bytes", "parameters"}
+    assert plan["files"]["edit.onnx"] == 4 * 3 * 64 * 128
+    assert plan["total_bytes"] == sum(plan["files"].values())
+    assert plan["peak_bytes"] > 4 * plan["parameters"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_has_the_layer_in_the_middle_when_auto(llama: Path, out: Path) -> None:
+    sizes = [
+        json.loads(run(llama, "--out", out, "--dry-run", "--json", *layer).stdout)["files"]["prefix.onnx"]
+        for layer in ([], ["--layer", "auto"], ["--layer", "1"], ["--layer", "2"])
+    ]
+    assert sizes[0] == sizes[1] == sizes[2] < sizes[3]
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("layer", ["x", "-1", "1.5", "", "3", "99"])
+def test_layer_is_refused_in_one_line_when_it_is_none_of_the_model(layer: str, llama: Path, out: Path) -> None:
+    assert_refused(run(llama, "--out", out, "--dry-run", f"--layer={layer}"), "--layer")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "w8"])
+def test_target_is_refused_in_one_line_when_the_npu_does_not_take_the_precision(
+    precision: str, llama: Path, out: Path
+) -> None:
+    result = run(llama, "--out", out, "--dry-run", "--target", "qnn", "--precision", precision)
+    assert_refused(result, "use --precision w8a16")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--slots", "0"),
+        ("--slots", "-3"),
+        ("--dynamic-multiplier", "0"),
+        ("--dynamic-multiplier", "-1"),
+        ("--dynamic-multiplier", "nan"),
+        ("--dynamic-multiplier", "inf"),
+    ],
+)
+def test_number_is_refused_in_one_line_when_out_of_range(option: str, value: str, llama: Path, out: Path) -> None:
+    assert_refused(run(llama, "--out", out, "--dry-run", option, value), option)
+
+
+@pytest.mark.parametrize("option", [["--precision", "fp16"], ["--target", "gpu"], ["--slots", "x"], ["--unknown"]])
+def test_option_is_refused_when_click_does_not_know_it(option: list[str], llama: Path, out: Path) -> None:
+    result = run(llama, "--out", out, "--dry-run", *option)
+    assert result.exit_code == 2
+    assert option[0] in result.stderr
+
+
+def test_export_is_refused_when_out_is_missing(llama: Path) -> None:
+    result = run(llama)
+    assert result.exit_code == 2
+    assert "--out" in result.stderr
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []], ids=["dry", "real"])
+@pytest.mark.parametrize("model", ["nonsense", "/no/such/model"])
+def test_model_is_refused_in_one_line_when_missing(model: str, dry: list[str], out: Path, tmp_path: Path) -> None:
+    assert_refused(run(model, "--out", out, *dry), f"{model} is neither")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "no text"), (b" \n\t\n", "no text"), (b"caf\xe9", "not UTF-8 (byte 3)"), (None, "cannot be read")],
+    ids=["empty", "blank", "latin-1", "missing"],
+)
+def test_calibration_text_is_refused_in_one_line_when_it_is_no_text(
+    content: bytes | None, reason: str, llama: Path, out: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text"
+    if content is not None:
+        text.write_bytes(content)
+    assert_refused(run(llama, "--out", out, "--calibration-text", text), reason)
+    assert [path.name for path in tmp_path.iterdir()] == ([] if content is None else ["text"])
+
+
+def test_existing_bundle_is_refused_in_one_line_when_not_forced(llama: Path, bundle_path: Path) -> None:
+    assert_refused(run(llama, "--out", bundle_path), "--force")
+
+
+def test_export_says_so_when_interrupted(llama: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "export_bundle", interrupt)
+    result = run(llama, "--out", out)
+    assert result.exit_code == 130
+    assert (result.stdout, result.stderr) == ("", "stopped: nothing was committed\n")
+
+
+def test_bug_keeps_its_traceback_when_it_is_no_error_of_ours(
+    llama: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(pipeline, "export_bundle", fail)
+    assert isinstance(run(llama, "--out", out).exception, ZeroDivisionError)
+
+
+# Exports
+
+
+def test_json_is_a_report_when_a_model_is_really_exported(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a relative place, as users give it
+    result = run(llama, "--out", "bundle", "--precision", "fp32", "--slots", 3, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    manifest = read_manifest(tmp_path / "bundle")
+    assert report == {"bundle": "bundle", "edit_layer": 1, "checks": manifest.checks, "notes": []}
+    assert 0 < report["checks"]["fp32"]["max_abs_logit_difference"] < 1e-3  # the exporter's own limit
+    assert (manifest.precision, manifest.target, manifest.slots) == ("fp32", "cpu", 3)
+    assert list(tmp_path.iterdir()) == [tmp_path / "bundle"]
+
+
+def test_lines_name_place_and_checks_when_exported(
+    llama: Path, out: Path, tmp_path: Path, written_graphs: None
+) -> None:
+    (tmp_path / "text").write_text("The cat sat on the mat.\nIt rained.\n")
+    result = run(llama, "--out", out, "--layer", 1, "--slots", 3, "--calibration-text", tmp_path / "text")
+    assert result.exit_code == 0, result.output
+    wrote, exact, quantised = result.stdout.splitlines()
+    assert wrote == f"wrote {out}: {llama}, edit layer 1 of 4, w8a16"
+    assert exact.startswith("  FP32 graphs against the source model: largest logit difference ")
+    assert quantised.startswith("  w8a16 graphs: cosine 0.99")
+    assert [line for line in result.stderr.splitlines() if line.startswith("note: key statistics: ")]

@@ -1,0 +1,163 @@
+"""The loss against torch: likelihood, divergence, decay, and the flags of the stopping rule."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that every torch reader knows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from mobiedit.runtime.configuration import LossConfig
+from mobiedit.runtime.readout_loss import Floats, LossTerms, ReadoutLoss, log_softmax
+
+WIDTH, VOCABULARY = 8, 30
+WEIGHT = np.random.default_rng(0).standard_normal((WIDTH, VOCABULARY)).astype(np.float32)
+# float32 sums of 30 terms against float64 ones.
+TOLERANCE = 1e-5
+
+
+class Head:
+    """A vocabulary projection that remembers how many states it was given at once."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, hidden: Floats) -> Floats:
+        self.sizes.append(len(hidden))
+        return hidden @ WEIGHT
+
+
+def states(seed: int, *shape: int) -> Floats:
+    return np.random.default_rng(seed).standard_normal((*shape, WIDTH)).astype(np.float32)
+
+
+def logits_of(hidden: Floats) -> torch.Tensor:
+    return torch.from_numpy(hidden.astype(np.float64) @ WEIGHT.astype(np.float64))
+
+
+def loss_of(
+    target: tuple[int, ...], config: LossConfig, value_norm: float = 1.0, head: Head | None = None
+) -> ReadoutLoss:
+    before = log_softmax(states(9, 1) @ WEIGHT)[0]
+    return ReadoutLoss(head or Head(), target, before, value_norm, config)
+
+
+def test_log_probs_equal_cross_entropy_when_target_has_several_tokens() -> None:
+    target, readouts = (3, 0, 29), states(1, 4, 5, 3)
+    terms = loss_of(target, LossConfig(kl_factor=0, weight_decay=0))(readouts, states(2, 4), states(3, 4))
+    flat = logits_of(readouts).reshape(-1, VOCABULARY)
+    wanted = F.cross_entropy(flat, torch.tensor(target).repeat(20), reduction="none").reshape(4, 5, 3)
+    np.testing.assert_allclose(-terms.token_log_probs, wanted.numpy(), atol=TOLERANCE)
+    np.testing.assert_allclose(terms.nll, wanted.mean(dim=(1, 2)).numpy(), atol=TOLERANCE)
+    np.testing.assert_allclose(terms.total, terms.nll, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("factor", [0.0625, 2.0])
+def test_total_adds_the_divergence_from_before_when_the_subject_row_moves(factor: float) -> None:
+    readouts, subject = states(1, 3, 2, 1), states(2, 3)
+    plain = loss_of((4,), LossConfig(0, 0))(readouts, subject, states(3, 3))
+    terms = loss_of((4,), LossConfig(factor, 0))(readouts, subject, states(3, 3))
+    before, after = (F.log_softmax(logits_of(hidden), dim=-1) for hidden in (states(9, 1), subject))
+    # kl_div's first argument is the distribution that the divergence is not weighted by: the one after.
+    wanted = F.kl_div(after, before.expand_as(after), reduction="none", log_target=True).sum(dim=-1)
+    assert float(wanted.min()) > 0.1
+    np.testing.assert_allclose(terms.total - plain.total, factor * wanted.numpy(), rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_total_adds_no_divergence_when_the_subject_row_stays() -> None:
+    subject = np.repeat(states(9, 1), 2, axis=0)
+    terms = loss_of((4,), LossConfig(1.0, 0))(states(1, 2, 2, 1), subject, states(3, 2))
+    np.testing.assert_allclose(terms.total, terms.nll, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("decay", "value_norm"), [(0.5, 1.0), (0.5, 7.0), (3.0, 0.2)])
+def test_total_adds_the_deltas_norm_over_the_values_square_when_weight_decay_is_on(
+    decay: float, value_norm: float
+) -> None:
+    readouts, subject, deltas = states(1, 3, 2, 1), states(2, 3), states(3, 3)
+    plain = loss_of((4,), LossConfig(0, 0), value_norm)(readouts, subject, deltas)
+    terms = loss_of((4,), LossConfig(0, decay), value_norm)(readouts, subject, deltas)
+    wanted = decay * torch.linalg.vector_norm(torch.from_numpy(deltas), dim=-1) / value_norm**2
+    np.testing.assert_allclose(terms.total - plain.total, wanted.numpy(), rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_target_probability_is_the_rows_mean_of_geometric_means_when_target_has_several_tokens() -> None:
+    target, readouts = (3, 7), states(1, 2, 4, 2)
+    terms = loss_of(target, LossConfig())(readouts, states(2, 2), states(3, 2))
+    probabilities = F.softmax(logits_of(readouts), dim=-1)[:, :, [0, 1], list(target)]
+    wanted = probabilities.prod(dim=-1).sqrt().mean(dim=-1)
+    np.testing.assert_allclose(terms.target_probability, wanted.numpy(), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("other", "greedy"), [(-1.0, True), (1.0, False)])
+@pytest.mark.parametrize("place", [0, 1])
+def test_greedy_needs_every_token_on_top_when_target_has_several(place: int, other: float, greedy: bool) -> None:
+    target = (5, 6)
+    logits = np.zeros((1, 2, 2, VOCABULARY), np.float32)
+    logits[0, :, 0, 5] = logits[0, :, 1, 6] = 2.0
+    logits[0, 1, place, 20] = 2.0 + other  # in the second row alone, one more token comes close or wins
+    uniform = np.full(VOCABULARY, -np.log(VOCABULARY), np.float32)
+    loss = ReadoutLoss(lambda hidden: hidden, target, uniform, 1.0, LossConfig())
+    terms = loss(logits, np.zeros((1, VOCABULARY), np.float32), np.zeros((1, WIDTH), np.float32))
+    assert terms.greedy.tolist() == [[True, greedy]]
+
+
+def test_greedy_is_the_argmax_when_states_are_any() -> None:
+    readouts = states(1, 100, 3, 1)
+    tops = logits_of(readouts).argmax(dim=-1)[..., 0]
+    target = int(tops.mode().values[0])
+    terms = loss_of((target,), LossConfig())(readouts, states(2, 100), states(3, 100))
+    assert terms.greedy.any()
+    assert terms.greedy.tolist() == (tops == target).tolist()
+
+
+def test_terms_are_those_of_single_deltas_when_states_need_several_chunks() -> None:
+    target, n = (3, 0), 70  # 70 subject rows and 280 read-outs: more than one chunk of 64 of both, none full at the end
+    readouts, subject, deltas = states(1, n, 2, 2), states(2, n), states(3, n)
+    head = Head()
+    together = loss_of(target, LossConfig(), head=head)(readouts, subject, deltas)
+    assert max(head.sizes) <= 64 < sum(head.sizes) == 280 + 70
+    one = loss_of(target, LossConfig())
+    singles = [one(readouts[i : i + 1], subject[i : i + 1], deltas[i : i + 1]) for i in range(n)]
+    # A product with more rows may sum in another order.
+    for name in ("total", "token_log_probs"):
+        wanted = np.concatenate([getattr(terms, name) for terms in singles])
+        np.testing.assert_allclose(getattr(together, name), wanted, atol=TOLERANCE)
+    assert together.greedy.tolist() == [terms.greedy[0].tolist() for terms in singles]
+
+
+def test_terms_have_the_shape_of_the_rows_when_evaluated() -> None:
+    terms = loss_of((3, 0, 1), LossConfig())(states(1, 4, 5, 3), states(2, 4), states(3, 4))
+    assert isinstance(terms, LossTerms)
+    assert terms.total.shape == terms.nll.shape == terms.target_probability.shape == (4,)
+    assert terms.total.dtype == np.float32
+    assert terms.token_log_probs.shape == (4, 5, 3)
+    assert terms.greedy.shape == (4, 5)
+
+
+@pytest.mark.parametrize("size", [1e4, 1e30])
+def test_loss_is_finite_when_logits_are_huge(size: float) -> None:
+    logits = np.zeros((1, 1, 1, VOCABULARY), np.float32)
+    logits[..., 3] = size
+    before = log_softmax(np.zeros(VOCABULARY, np.float32))
+    loss = ReadoutLoss(lambda hidden: hidden, (3,), before, 1.0, LossConfig(kl_factor=0))
+    terms = loss(logits, logits[0, 0], np.zeros((1, WIDTH), np.float32))
+    assert terms.total.tolist() == [0.0]
+    assert terms.target_probability.tolist() == [1.0]
+
+
+@settings(deadline=None)
+@given(
+    logits=hnp.arrays(
+        np.float32,
+        hnp.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=6),
+        elements=st.floats(-1e4, 1e4, width=32),
+    )
+)
+def test_log_softmax_equals_torch_when_logits_are_any(logits: Floats) -> None:
+    wanted = F.log_softmax(torch.from_numpy(logits).double(), dim=-1)
+    # Differences of float32 numbers of up to 1e4 are exact to 1e-7 of them.
+    np.testing.assert_allclose(log_softmax(logits), wanted.numpy(), rtol=1e-6, atol=TOLERANCE)
