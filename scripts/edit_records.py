@@ -10,25 +10,51 @@ import math
 import shutil
 import statistics
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
+from mobiedit.calibration.text import held_out_text
 from mobiedit.runtime import Bundle, EditConfig, ZerothOrderConfig, open_bundle
 from mobiedit.runtime.prompt_rows import EditRequest
 
+_TEXT_LINES = 20
 
-def measure(bundle: Bundle, record: dict[str, Any], config: EditConfig) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class PlainText:
+    """What the model without edits expects of text that no edit should touch: log-probabilities [T, V] of each line."""
+
+    expected: dict[str, NDArray[np.float32]]
+
+    @staticmethod
+    def read(bundle: Bundle, lines: list[str]) -> PlainText:
+        """Run the lines through a bundle without edits."""
+        return PlainText({line: bundle.log_probabilities(line) for line in lines})
+
+    def change(self, bundle: Bundle) -> tuple[float, float]:
+        """Return the share of tokens whose most probable successor is another one now, and the mean KL divergence."""
+        changed, kl = [], []
+        for line, before in self.expected.items():
+            now = bundle.log_probabilities(line)
+            changed.append(now.argmax(axis=-1) != before.argmax(axis=-1))
+            kl.append((np.exp(before) * (before - now)).sum(axis=-1))
+        return float(np.concatenate(changed).mean()), float(np.concatenate(kl).mean())
+
+
+def measure(bundle: Bundle, record: dict[str, Any], plain: PlainText, config: EditConfig) -> dict[str, Any]:
     """Edit one record, measure it with the edit in force, and undo it."""
     request = EditRequest.from_text(record["prompt"], record["subject"], record["target_new"])
     result = bundle.edit(request.prompt, request.subject, request.target, config=config)
     new, exact = bundle.score(record["prompt"], record["target_new"])
     old, _ = bundle.score(record["prompt"], record["ground_truth"])
-    locality, _ = bundle.score(record["locality_prompt"], record["locality_ground_truth"])
+    text_changed, text_kl = plain.change(bundle)
     bundle.undo(result.edit_id)
-    locality_before, _ = bundle.score(record["locality_prompt"], record["locality_ground_truth"])
     return {
         "subject": record["subject"],
         "target": record["target_new"],
@@ -36,7 +62,8 @@ def measure(bundle: Bundle, record: dict[str, Any], config: EditConfig) -> dict[
         "exact_match": exact,
         "greedy_match": result.check.success.greedy_match,
         "probability": math.exp(new),
-        "locality_change": locality - locality_before,
+        "text_changed": text_changed,
+        "text_kl": text_kl,
         "canaries_kept": result.check.locality()["kept"],
         "stopped_early": result.stopped_early,
         **result.cost.to_dict(),
@@ -57,7 +84,8 @@ def main(bundle: Path, data: Path, limit: int, skip: int, seed: int, out: Path |
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copytree(bundle, Path(folder) / "bundle"))
         opened = open_bundle(copy)
-        rows = [measure(opened, record, config) for record in tqdm(records, unit="edit")]
+        plain = PlainText.read(opened, held_out_text()[:_TEXT_LINES])
+        rows = [measure(opened, record, plain, config) for record in tqdm(records, unit="edit")]
     for row in rows:
         click.echo(
             f"{row['subject'][:32]:<32} -> {row['target'][:14]:<14} p {row['probability']:.3f} "
@@ -70,6 +98,8 @@ def main(bundle: Path, data: Path, limit: int, skip: int, seed: int, out: Path |
     for name in ("forwards", "token_layers", "wall_s", "peak_rss_bytes"):
         values = [row[name] for row in rows]
         click.echo(f"{name:<16} median {statistics.median(values):,.1f}, max {max(values):,.1f}")
+    for name in ("text_changed", "text_kl"):
+        click.echo(f"{name:<16} mean {statistics.mean(row[name] for row in rows):.4f}")
     kept = statistics.mean(row["canaries_kept"] for row in rows)
     click.echo(f"canaries kept    {kept:.2f} of {len(opened.manifest.canaries)} on average")
     if out:
