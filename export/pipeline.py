@@ -130,17 +130,9 @@ class _Export:
             fp32 = self._compare("check the FP32 graphs", self._parts(work), sink.token)
             require_exact(fp32)
             self._write_precision(work)
-        written = fp32
-        parts = self._parts(self._writer.folder)
-        if self._config.precision is not Precision.FP32:
-            written = self._compare(f"check the {self._config.precision} graphs", parts, sink.token)
-            require_close(written)
+        written, canaries = self._check_written(fp32, sink.token)
         npu = self._check_npu() if self._config.target is Target.QNN else {}
         statistics = self._key_statistics(sink.token)
-        with self._stages.stage("choose the canaries"):
-            canaries = choose_canaries(
-                Decoder(parts, CostMeter()), self._empty, Tokenizer(self._writer.folder / TOKENIZER)
-            )
         checks = {"fp32": fp32.to_dict(), "written": written.to_dict(), "sink_nll": sink.evidence, "npu_cosine": npu}
         manifest = self._manifest(sink.token, canaries, statistics, checks)
         with self._stages.stage("write the manifest"):
@@ -193,6 +185,17 @@ class _Export:
                 name = graph_file(graph)
                 quantise_static(work / name, self._writer.folder / name, getattr(inputs, graph))
                 advance(1)
+
+    def _check_written(self, fp32: Comparison, sink: int) -> tuple[Comparison, tuple[str, ...]]:
+        """Compare the bundle's graphs with the source model and choose the canaries; no session outlives this call."""
+        folder, precision, written = self._writer.folder, self._config.precision, fp32
+        parts = self._parts(folder)
+        if precision is not Precision.FP32:
+            written = self._compare(f"check the {precision} graphs", parts, sink)
+            require_close(written)
+        with self._stages.stage("choose the canaries"):
+            canaries = choose_canaries(Decoder(parts, CostMeter()), self._empty, Tokenizer(folder / TOKENIZER))
+        return written, canaries
 
     def _check_npu(self) -> dict[str, float]:
         with self._stages.stage("check on the NPU simulator", len(GRAPHS)) as advance:

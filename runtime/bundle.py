@@ -128,7 +128,7 @@ class Bundle:
                 config,
                 report,
             )
-            commit = config.force or not solved.check.failures
+            commit = config.force or not solved.failures
             result = _result(new_edit_id() if commit else None, solved)
             if commit:
                 self._journal.append_edit(self._record(request, solved, result))
@@ -282,6 +282,7 @@ def _result(edit_id: str | None, solved: SolvedEdit) -> EditResult:
         optimizer=OPTIMIZER,
         steps=solved.search.steps,
         stopped_early=solved.search.stopped_early,
+        failures=solved.failures,
         check=solved.check,
         cost=solved.cost,
     )

@@ -44,6 +44,12 @@ class SolvedEdit:
     check: EditCheck
     cost: Cost
 
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why the edit should not be committed, one line each."""
+        known = () if self.search.delta.any() else ("the model gives this answer already: there is nothing to teach",)
+        return (*known, *self.check.failures)
+
 
 @dataclass(frozen=True)
 class EditResult:
@@ -61,6 +67,7 @@ class EditResult:
     optimizer: str
     steps: int
     stopped_early: bool
+    failures: tuple[str, ...]
     check: EditCheck
     cost: Cost
 
@@ -68,11 +75,6 @@ class EditResult:
     def committed(self) -> bool:
         """Whether the edit is in the journal."""
         return self.edit_id is not None
-
-    @property
-    def failures(self) -> tuple[str, ...]:
-        """What the check found wrong, one line each."""
-        return self.check.failures
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain data, for ``--json`` and the journal."""

@@ -96,7 +96,7 @@ def search(
     refresh
         Computes a stale cache again at a delta.
     report
-        Called at every look.
+        Called at every step, with what the last look saw.
     """
     rng = np.random.default_rng(config.seed)
     adam = _SharedAdam(width, config)
@@ -112,9 +112,9 @@ def search(
             looks.append(loss)
             if loss < best_loss:
                 best, best_loss = delta, loss
-            report(Progress(step, config.steps, loss, probability))
             if bool(terms.greedy[0].all()) and probability >= config.stop_probability:
                 return SearchResult(delta, step, True, tuple(looks))
+        report(Progress(step, config.steps, loss, probability))
         if step == config.steps:
             break
         directions = _orthonormal(rng, config.directions, width)

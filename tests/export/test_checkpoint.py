@@ -288,9 +288,7 @@ def with_code(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "class OwnConfig(LlamaConfig):\n"
         "    model_type = 'own'\n"
     )
-    change_json(
-        folder / "config.json", model_type="own", auto_map={"AutoConfig": "configuration_own.OwnConfig"}
-    )
+    change_json(folder / "config.json", model_type="own", auto_map={"AutoConfig": "configuration_own.OwnConfig"})
     return folder
 
 

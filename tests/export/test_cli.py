@@ -49,16 +49,29 @@ def assert_refused(result: Result, message: str) -> None:
 # Sizes alone
 
 
-@pytest.mark.parametrize("precision", ["fp32", "w8a16", "w8"])
+@pytest.fixture
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of SmolLM2-135M's shape without a weight."""
+    from transformers import LlamaConfig
+
+    folder = tmp_path_factory.mktemp("smollm2")
+    sizes = {"hidden_size": 576, "intermediate_size": 1536, "vocab_size": 49152, "num_hidden_layers": 30}
+    LlamaConfig(**sizes, num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True).save_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(b"never read")
+    return folder
+
+
+@pytest.mark.parametrize(("precision", "head"), [("fp32", 108.0), ("w8a16", 27.0), ("w8", 30.4)])
 def test_dry_run_prints_sizes_and_writes_nothing_when_asked_for(
-    precision: str, llama: Path, out: Path, tmp_path: Path
+    precision: str, head: float, smollm2: Path, out: Path, tmp_path: Path
 ) -> None:
-    result = run(llama, "--out", out, "--dry-run", "--precision", precision)
+    result = run(smollm2, "--out", out, "--dry-run", "--precision", precision)
     assert result.exit_code == 0, result.output
     lines = {line.rsplit(maxsplit=2)[0]: line.rsplit(maxsplit=2)[1:] for line in result.stdout.splitlines()}
     files = ["prefix.onnx", "edit.onnx", "suffix.onnx", "head.onnx", "embedding.safetensors"]
     assert list(lines) == [*files, "key_statistics.safetensors", "bundle", "peak memory of the export"]
     assert all(float(size) > 0 and unit == "MiB" for size, unit in lines.values())
+    assert float(lines["head.onnx"][0]) == head  # 49152 x 576 weights, printed with one decimal
     assert list(tmp_path.iterdir()) == []
 
 

@@ -343,7 +343,9 @@ def limit_file_size() -> Any:
 def test_export_is_a_storage_error_when_the_system_refuses_tensors(
     config: ExportConfig, monkeypatch: pytest.MonkeyPatch, limit_file_size: Callable[[int], None]
 ) -> None:
-    monkeypatch.setattr(pipeline, "write_graph", lambda spec, path: None)  # the embedding is written before they are read
+    monkeypatch.setattr(
+        pipeline, "write_graph", lambda spec, path: None
+    )  # the embedding is written before they are read
     limit_file_size(100_000)
     with pytest.raises(StorageError, match=r"\Acannot write [^\n]+\Z"):
         export(config)

@@ -67,9 +67,7 @@ def products(folder: Path, graph: str) -> list[Product]:
 
 
 @pytest.mark.parametrize("graph", QUANTISED)
-def test_static_weights_are_int8_with_a_scale_an_output_channel_when_quantised(
-    graph: str, w8a16_bundle: Path
-) -> None:
+def test_static_weights_are_int8_with_a_scale_an_output_channel_when_quantised(graph: str, w8a16_bundle: Path) -> None:
     static = [product for product in products(w8a16_bundle, graph) if product.right.quantised is not None]
     assert len(static) == STATIC_PRODUCTS[graph]
     for product in static:

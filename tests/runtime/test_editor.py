@@ -1,0 +1,23 @@
+"""What a solved edit says of itself."""
+
+import numpy as np
+import pytest
+
+from mobiedit.runtime.costs import CostMeter
+from mobiedit.runtime.edit_check import EditCheck, Success
+from mobiedit.runtime.editor import SolvedEdit
+from mobiedit.runtime.zeroth_order import SearchResult
+
+
+@pytest.mark.parametrize(("delta", "failures"), [(0.0, 1), (0.5, 0)])
+def test_edit_fails_when_the_model_knew_the_answer(delta: float, failures: int) -> None:
+    solved = SolvedEdit(
+        key=np.ones(3, np.float32),
+        value=np.ones(2, np.float32),
+        direction=np.ones(3, np.float32),
+        search=SearchResult(np.full(2, delta, np.float32), 0, True, (0.1,)),
+        check=EditCheck(Success(True, 0.9, 0.1), (), ()),
+        cost=CostMeter().cost(),
+    )
+    assert len(solved.failures) == failures
+    assert all("already" in failure for failure in solved.failures)
