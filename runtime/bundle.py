@@ -139,12 +139,13 @@ class Bundle:
         return "".join(self.stream(prompt, max_tokens))
 
     def stream(self, prompt: str, max_tokens: int = 32) -> Iterator[str]:
-        """Yield the continuation of ``prompt`` piece by piece, as it is generated."""
+        """Yield the continuation of ``prompt`` piece by piece, as it is generated; it ends where the context does."""
         ids = self.tokenizer.encode(prompt).ids
         generator = Generator(self.decoder, self._slots(self._journal.read()))
+        limit = max(1, min(max_tokens, self.manifest.shape.context - len(ids)))
         produced: list[int] = []
         shown = ""
-        for token in generator.tokens(ids, max_tokens, self.manifest.eos_tokens):
+        for token in generator.tokens(ids, limit, self.manifest.eos_tokens):
             produced.append(token)
             text = self.tokenizer.decode(produced)
             if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # half of a character: wait for its other bytes
@@ -165,7 +166,7 @@ class Bundle:
         """
         prompt = prompt.rstrip()
         encoding = self.tokenizer.encode(f"{prompt} {answer.strip()}")
-        start = encoding.first_token_from(len(prompt) + 1)
+        start = encoding.first_token_from(len(prompt))
         log_probs = self._log_probabilities(encoding.ids[:-1])[start - 1 :]
         wanted = np.array(encoding.ids[start:])
         chosen = np.take_along_axis(log_probs, wanted[:, None], axis=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -26,6 +27,11 @@ class LossConfig:
 
     kl_factor: float = 0.0625
     weight_decay: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse weights that reward what they should punish."""
+        if not all(math.isfinite(x) and x >= 0 for x in (self.kl_factor, self.weight_decay)):
+            raise RequestError("KL factor and weight decay must be 0 or more: give finite numbers")
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,12 @@ class ZerothOrderConfig:
         """Refuse values that cannot be searched with."""
         if min(self.steps, self.directions, self.check_every) < 1:
             raise RequestError("steps, directions and check_every must be 1 or more: give positive numbers")
-        if min(self.mu, self.learning_rate, self.clamp) <= 0:
+        if not all(math.isfinite(x) and x > 0 for x in (self.mu, self.learning_rate, self.clamp)):
             raise RequestError("mu, learning rate and clamp must be above 0: give positive numbers")
+        if not all(0 <= x < 1 for x in (self.momentum, self.second_moment)):
+            raise RequestError("momentum and second moment must lie in 0 to 1, 1 left out: give for example 0.9")
+        if self.seed < 0:
+            raise RequestError("the seed must be 0 or more: give a whole number")
         if not 0 < self.stop_probability < 1:
             raise RequestError("the stop probability must lie between 0 and 1: give for example 0.8")
 

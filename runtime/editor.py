@@ -47,7 +47,7 @@ class SolvedEdit:
     @property
     def failures(self) -> tuple[str, ...]:
         """Why the edit should not be committed, one line each."""
-        known = () if self.search.delta.any() else ("the model gives this answer already: there is nothing to teach",)
+        known = () if self.search.steps else ("the model gives this answer already: there is nothing to teach",)
         return (*known, *self.check.failures)
 
 
@@ -119,6 +119,8 @@ def solve_edit(
     slot
         The free slot that the edit will take.
     """
+    for prompt in (*request.paraphrases, *request.keep):
+        tokenizer.encode(request.fill(prompt))  # refused now rather than after the search
     meter = CostMeter()
     decoder = decoder.metered(meter)
     rows = build_rows(request, prefixes, tokenizer, config.max_target_tokens)

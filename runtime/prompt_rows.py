@@ -167,7 +167,7 @@ def build_rows(
 def _rewriting_row(text: str, subject_end: int, target: str, tokenizer: Tokenizer) -> tuple[Row, tuple[int, ...]]:
     # Tokenized together, so that the answer's first token is the one that the model would write there.
     encoding = tokenizer.encode(f"{text} {target}")
-    start = encoding.first_token_from(len(text) + 1)
+    start = encoding.first_token_from(len(text))  # the space in front may be a token of its own
     target_ids = encoding.ids[start:]
     readouts = tuple(range(start - 1, len(encoding.ids) - 1))
-    return Row(encoding.ids[:-1], encoding.last_token_before(subject_end), readouts), target_ids
+    return Row(encoding.ids[:-1], encoding.last_token_before(min(subject_end, len(text))), readouts), target_ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,17 @@ class Encoding:
     spans: tuple[tuple[int, int], ...]
 
     def last_token_before(self, end: int) -> int:
-        """Return the index of the last token that starts before character ``end``."""
-        return max(i for i, (start, stop) in enumerate(self.spans) if start < end and stop > start)
+        """Return the index of the last token that starts before character ``end``.
+
+        Raises
+        ------
+        RequestError
+            When no token does: the tokenizer drops that text.
+        """
+        before = [i for i, (start, stop) in enumerate(self.spans) if start < end and stop > start]
+        if not before:
+            raise RequestError("the subject has no token of its own: write it another way")
+        return before[-1]
 
     def first_token_from(self, start: int) -> int:
         """Return the index of the first token that ends after character ``start``."""
@@ -37,8 +47,7 @@ class Tokenizer:
             raise BundleError(f"{path.name} is not a tokenizer ({error}): export the bundle again") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        unknown = getattr(self._tokenizer.model, "unk_token", None)
-        self._unknown_id = self._tokenizer.token_to_id(unknown) if unknown else None
+        self._unknown_id = _unknown_id(self._tokenizer)
 
     def encode(self, text: str) -> Encoding:
         """Return the tokens of ``text``.
@@ -62,3 +71,12 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``, special tokens left out."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def _unknown_id(tokenizer: tokenizers.Tokenizer) -> int | None:
+    """Return the id that stands for what the vocabulary does not know, where there is one."""
+    if isinstance(tokenizer.model, tokenizers.models.Unigram):  # its Python class does not tell
+        identifier: int | None = json.loads(tokenizer.to_str())["model"].get("unk_id")
+        return identifier
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    return tokenizer.token_to_id(unknown) if unknown else None

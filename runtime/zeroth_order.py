@@ -105,18 +105,18 @@ def search(
     best, best_loss = delta, math.inf
     looks: list[float] = []
     recent: list[float] = []
-    for step in range(config.steps + 1):
+    step = 0
+    while True:
         if step % config.check_every == 0 or step == config.steps:
             terms = evaluate(delta[None])
             loss, probability = float(terms.total[0]), float(terms.target_probability[0])
             looks.append(loss)
             if loss < best_loss:
                 best, best_loss = delta, loss
-            if bool(terms.greedy[0].all()) and probability >= config.stop_probability:
-                return SearchResult(delta, step, True, tuple(looks))
+            done = bool(terms.greedy[0].all()) and probability >= config.stop_probability
         report(Progress(step, config.steps, loss, probability))
-        if step == config.steps:
-            break
+        if done or step == config.steps:
+            return SearchResult(delta if done else best, step, done, tuple(looks))
         directions = _orthonormal(rng, config.directions, width)
         offsets = mu * np.concatenate([directions, -directions])
         terms = evaluate(np.asarray(delta + offsets, np.float32))
@@ -127,7 +127,7 @@ def search(
         if _stalled(recent, config):
             refresh(delta)
             recent.clear()
-    return SearchResult(best, config.steps, False, tuple(looks))
+        step += 1
 
 
 def _orthonormal(rng: np.random.Generator, n: int, width: int) -> Floats:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from mobiedit.export.configuration import ExportConfig, Precision, Target
 from mobiedit.export.npu_check import MIN_COSINE, compare_on_npu
 from mobiedit.export.pipeline import export_bundle

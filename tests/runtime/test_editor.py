@@ -9,13 +9,13 @@ from mobiedit.runtime.editor import SolvedEdit
 from mobiedit.runtime.zeroth_order import SearchResult
 
 
-@pytest.mark.parametrize(("delta", "failures"), [(0.0, 1), (0.5, 0)])
-def test_edit_fails_when_the_model_knew_the_answer(delta: float, failures: int) -> None:
+@pytest.mark.parametrize(("steps", "failures"), [(0, 1), (20, 0)])
+def test_edit_fails_when_the_model_knew_the_answer(steps: int, failures: int) -> None:
     solved = SolvedEdit(
         key=np.ones(3, np.float32),
         value=np.ones(2, np.float32),
         direction=np.ones(3, np.float32),
-        search=SearchResult(np.full(2, delta, np.float32), 0, True, (0.1,)),
+        search=SearchResult(np.full(2, 0.5, np.float32), steps, True, (0.1,)),
         check=EditCheck(Success(True, 0.9, 0.1), (), ()),
         cost=CostMeter().cost(),
     )

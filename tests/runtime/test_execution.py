@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -56,6 +57,38 @@ def test_open_refuses_in_one_line_when_file_is_no_graph(content: bytes, tmp_path
     assert "\n" not in str(caught.value)
 
 
+def test_open_refuses_in_one_line_when_onnx_runtime_writes_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(f"{'long ' * 100}\nTraceback:\n  more")
+
+    monkeypatch.setattr(ort, "InferenceSession", fail)
+    with pytest.raises(BundleError) as caught:
+        Graph(tmp_path / "edit.onnx", ExecutionConfig())
+    message = str(caught.value)
+    assert message.startswith("edit.onnx cannot be loaded (long long ")
+    assert message.endswith("): export the bundle again")
+    assert "\n" not in message
+    assert len(message) < 300
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_session_has_the_threads_and_the_processor_alone_when_it_is_made(
+    threads: int, logarithm: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[int, list[str]]] = []
+    session = ort.InferenceSession
+
+    def record(path: str, options: ort.SessionOptions, providers: list[str]) -> ort.InferenceSession:
+        made.append((options.intra_op_num_threads, providers))
+        return session(path, options, providers=providers)
+
+    monkeypatch.setattr(ort, "InferenceSession", record)
+    Graph(tmp_path / logarithm.name, ExecutionConfig(threads))
+    assert made == [(threads, ["CPUExecutionProvider"])]
+
+
 def test_open_refuses_when_file_is_missing(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"^edit\.onnx cannot be loaded"):
         Graph(tmp_path / "edit.onnx", ExecutionConfig())
@@ -73,13 +106,12 @@ def test_open_refuses_when_weights_beside_the_graph_are_missing(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("fold", [False, True])
-@pytest.mark.parametrize("threads", [0, 1])
-def test_quantised_weights_act_alike_when_they_are_folded_or_not(fold: bool, threads: int, tmp_path: Path) -> None:
+def test_quantised_weights_act_alike_when_they_are_folded_or_not(fold: bool, tmp_path: Path) -> None:
     nodes = [
         helper.make_node("DequantizeLinear", ["weight", "scale", "zero"], ["w"]),
         helper.make_node("Mul", ["x", "w"], ["y"]),
     ]
     weights = {"weight": np.array([-3, 100], np.int8), "scale": np.float32(0.5), "zero": np.int8(1)}
     path = save(tmp_path / "w8.onnx", nodes, ("y",), **{name: np.asarray(value) for name, value in weights.items()})
-    out = Graph(path, ExecutionConfig(threads), fold_weights=fold).run({"x": np.array([1, 2], np.float32)})
+    out = Graph(path, ExecutionConfig(), fold_weights=fold).run({"x": np.array([1, 2], np.float32)})
     assert out["y"].tolist() == [-2, 99]

@@ -24,6 +24,10 @@ def test_last_token_before_starts_before_the_end_when_tokens_are_wide_or_empty(e
     assert KNOWN.last_token_before(end) == index
 
 
+def test_last_token_before_has_text_of_its_own_when_tokens_without_any_follow() -> None:
+    assert Encoding((7, 8, 0), ((0, 3), (3, 3), (0, 0))).last_token_before(9) == 0
+
+
 @pytest.mark.parametrize(("start", "index"), [(0, 0), (2, 0), (3, 1), (7, 1), (8, 3), (9, 3)])
 def test_first_token_from_ends_behind_the_start_when_tokens_are_wide_or_empty(start: int, index: int) -> None:
     assert KNOWN.first_token_from(start) == index

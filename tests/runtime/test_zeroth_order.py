@@ -92,6 +92,17 @@ def test_delta_stays_within_the_clamp_when_the_loss_falls_for_ever(clamp: float)
     assert max(lengths) == pytest.approx(clamp * NORM, rel=1e-6)  # reached, and exceeded by roundings alone
 
 
+@pytest.mark.parametrize(("mu", "value_norm"), [(0.1, 5.0), (0.02, 300.0)])
+def test_perturbations_are_mu_of_the_values_norm_to_both_sides_when_a_step_is_taken(
+    mu: float, value_norm: float
+) -> None:
+    evaluate = Recorded(quadratic)
+    search(evaluate, value_norm, WIDTH, ZerothOrderConfig(steps=1, directions=3, mu=mu))
+    (pairs,) = evaluate.pairs  # around zero, where the search starts
+    np.testing.assert_allclose(np.linalg.norm(pairs, axis=1), mu * value_norm, rtol=1e-6)
+    assert np.array_equal(pairs[:3], -pairs[3:])
+
+
 @pytest.mark.parametrize("value_norm", [0.01, 1.0, 300.0])
 def test_search_scales_with_the_value_when_the_loss_does(value_norm: float) -> None:
     """All lengths are relative to the value's norm: the same loss in other units gives the same search."""
@@ -185,13 +196,14 @@ def test_delta_is_zero_when_no_look_is_better_than_the_start() -> None:
     assert not found.delta.any()
 
 
-def test_report_tells_every_look_when_the_search_runs() -> None:
+def test_report_tells_every_step_what_the_last_look_saw_when_the_search_runs() -> None:
     seen: list[Progress] = []
     config = ZerothOrderConfig(steps=5, check_every=2)
     found = search(Recorded(quadratic), NORM, WIDTH, config, report=seen.append)
-    assert [(p.step, p.steps) for p in seen] == [(0, 5), (2, 5), (4, 5), (5, 5)]
-    assert tuple(p.loss for p in seen) == found.losses
-    assert [p.target_probability for p in seen] == pytest.approx([0.1] * 4)
+    assert [(p.step, p.steps) for p in seen] == [(step, 5) for step in range(6)]
+    assert len(set(found.losses)) == 4
+    assert [p.loss for p in seen] == [found.losses[look] for look in (0, 0, 1, 1, 2, 3)]
+    assert [p.target_probability for p in seen] == pytest.approx([0.1] * 6)
 
 
 @pytest.mark.parametrize(("window", "steps", "refreshes"), [(3, 12, 3), (3, 3, 0), (1, 6, 3), (5, 12, 2)])
