@@ -145,7 +145,9 @@ class Bundle:
         limit = max(1, min(max_tokens, self.manifest.shape.context - len(ids)))
         produced: list[int] = []
         shown = ""
-        for token in generator.tokens(ids, limit, self.manifest.eos_tokens):
+        # A model that writes the token which stands in front of texts has begun another one.
+        stops = (*self.manifest.eos_tokens, self.manifest.sink_token)
+        for token in generator.tokens(ids, limit, stops):
             produced.append(token)
             text = self.tokenizer.decode(produced)
             if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # half of a character: wait for its other bytes

@@ -117,7 +117,7 @@ def check_edit(
         holds = bool(now[target[0]] >= now[was.argmax()])
         paraphrases.append(ParaphraseCheck(prompt, *_tops(tokenizer, was, now), float(np.exp(now[target[0]])), holds))
     kept = []
-    for prompt in dict.fromkeys((*canaries, *request.keep)):
+    for prompt in dict.fromkeys((*canaries, *map(request.fill, request.keep))):
         was, now = distributions(prompt)
         kl = float((np.exp(was) * (was - now)).sum())
         kept.append(CanaryCheck(prompt, *_tops(tokenizer, was, now), kl, bool(was.argmax() == now.argmax())))

@@ -194,6 +194,7 @@ def test_json_is_a_report_when_a_model_is_really_exported(
     result = run(llama, "--out", "bundle", "--precision", "fp32", "--slots", 3, "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
+    assert "%|" not in result.stderr  # no bars: nobody looks
     manifest = read_manifest(tmp_path / "bundle")
     assert report == {"bundle": "bundle", "edit_layer": 1, "checks": manifest.checks, "notes": []}
     assert 0 < report["checks"]["fp32"]["max_abs_logit_difference"] < 1e-3  # the exporter's own limit
