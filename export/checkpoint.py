@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from mobiedit.runtime.manifest import BaseModel, ModelShape
 from .architectures import context_of, find_architecture
 
 SMOLLM2 = "smollm2-135m"
+_GGUF_HEADER = 64 * 2**20  # tensor names lie in front of the weights, behind a vocabulary of a few megabytes
 
 
 @dataclass(frozen=True)
@@ -78,14 +82,15 @@ def find_source(name: str, revision: str | None = None, *, trust_remote_code: bo
     ExportError
         When there is no such model, or its weights are in an unsafe format.
     """
-    path = Path(name)
     if name == SMOLLM2:
         return _packaged_smollm2()
-    if path.is_file():
+    path = Path(name)
+    if os.path.isfile(name):  # noqa: PTH113 - unlike Path's, it does not raise on what no file can be called
         if path.suffix != ".gguf":
             raise ExportError(f"{name} is a file but not GGUF: give a folder, a .gguf file or a Hub id")
+        _refuse_dropped_rope(path)
         source = Source(name, path.parent, gguf=path.name)
-    elif path.is_dir():
+    elif os.path.isdir(name):  # noqa: PTH112
         source = Source(name, path, trust_remote_code=trust_remote_code)
     elif re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
         source = Source(name, _download(name, revision), revision=revision, trust_remote_code=trust_remote_code)
@@ -100,12 +105,8 @@ def find_source(name: str, revision: str | None = None, *, trust_remote_code: bo
 
 def read_config(source: Source) -> Any:  # noqa: ANN401 - transformers' configurations have no common static type
     """Return the checkpoint's configuration, refusing what cannot be exported before any weight is read."""
-    try:
+    with _damage_as_error(source.name, "has no readable configuration"):
         config = AutoConfig.from_pretrained(source.folder, **source.options)
-    except (OSError, ValueError, KeyError) as error:
-        raise ExportError(
-            f"{source.name} has no readable configuration ({_line(error)}): check the checkpoint"
-        ) from error
     find_architecture(config)
     return config
 
@@ -132,16 +133,22 @@ def load_checkpoint(source: Source) -> Checkpoint:
     Raises
     ------
     ExportError
-        When the tokenizer is slow, or a weight is not finite.
+        When the checkpoint is damaged, the tokenizer is slow, or a weight is not finite.
     """
     config = read_config(source)
-    try:
+    with _damage_as_error(source.name, "cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(source.folder, **source.options)
-        model = AutoModelForCausalLM.from_pretrained(
-            source.folder, dtype=torch.float32, use_safetensors=source.gguf is None or None, **source.options
-        ).eval()
-    except (OSError, ValueError, KeyError) as error:
-        raise ExportError(f"{source.name} cannot be loaded ({_line(error)}): check the checkpoint") from error
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            source.folder,
+            dtype=torch.float32,
+            use_safetensors=source.gguf is None or None,
+            output_loading_info=True,
+            **source.options,
+        )
+    model.eval()
+    if loading["missing_keys"]:  # transformers fills them with random numbers
+        missing = min(loading["missing_keys"])
+        raise ExportError(f"{source.name} lacks the weight {missing}: get an intact checkpoint")
     if not getattr(tokenizer, "is_fast", False):
         raise ExportError(
             f"{source.name} has a slow tokenizer, whose offsets cannot find a subject: convert it to tokenizer.json"
@@ -152,6 +159,22 @@ def load_checkpoint(source: Source) -> Checkpoint:
             raise ExportError(f"weight {name} of {source.name} has NaN or infinity: get an intact checkpoint")
     base = BaseModel(source.name, config.model_type, source.revision, _weights_sha256(source))
     return Checkpoint(model, tokenizer, base, shape_of(config), _eos_tokens(model, tokenizer))
+
+
+@contextmanager
+def _damage_as_error(name: str, what: str) -> Iterator[None]:
+    """Report whatever a damaged checkpoint makes the libraries raise: each has types of its own."""
+    try:
+        yield
+    except Exception as error:
+        raise ExportError(f"{name} {what} ({_line(error)}): check the checkpoint") from error
+
+
+def _refuse_dropped_rope(path: Path) -> None:
+    """Refuse a GGUF file with a table of rope factors (Llama 3.1 and later): transformers drops it silently."""
+    with path.open("rb") as file:
+        if b"rope_freqs.weight" in file.read(_GGUF_HEADER):
+            raise ExportError(f"{path} scales its rope by a table that is lost in loading: export from safetensors")
 
 
 def _packaged_smollm2() -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -60,7 +61,7 @@ class ExportConfig:
         """Refuse what cannot be exported."""
         if self.slots < 1:
             raise RequestError("--slots must be 1 or more: give the number of edits that the bundle shall hold")
-        if self.dynamic_multiplier <= 0:
+        if not (math.isfinite(self.dynamic_multiplier) and self.dynamic_multiplier > 0):
             raise RequestError("--dynamic-multiplier must be above 0: 10 is a good value")
         if self.target is Target.QNN and self.precision is not Precision.W8A16:
             raise RequestError(

@@ -185,4 +185,5 @@ class Head(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return logits [M, V] of normalised hidden states [M, D]."""
-        return self.projection(hidden)
+        # A linear layer on two axes exports as Gemm, which the quantisers pass over.
+        return torch.matmul(hidden, self.projection.weight.transpose(0, 1))

@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from mobiedit.runtime.bundle_writer import library_storage_errors
+
 
 @contextlib.contextmanager
 def contained(folder: Path) -> Iterator[None]:
@@ -20,7 +22,7 @@ def contained(folder: Path) -> Iterator[None]:
     disabled, level, handlers = root.manager.disable, root.level, list(root.handlers)
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.chdir(folder):
+        with warnings.catch_warnings(), contextlib.chdir(folder), library_storage_errors():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from .bundle_layout import EDITS
@@ -38,7 +44,7 @@ class BundleWriter:
     """
 
     def __init__(self, out: Path, *, force: bool = False) -> None:
-        self._out = out
+        self._out = out = out.absolute()  # exporting changes the working folder for a while
         if out.is_symlink():
             raise BundleError(f"{out} is a link: give the place itself")
         if out.exists():
@@ -46,6 +52,8 @@ class BundleWriter:
                 raise BundleError(f"{out} exists: give another place, or --force to replace it with its edits")
             if not (out / MANIFEST_NAME).is_file():
                 raise BundleError(f"{out} exists and is not a bundle: give another place")
+        if any(parent.exists() and not parent.is_dir() for parent in out.parents):
+            raise BundleError(f"{out} cannot be made, a folder above it is a file: give another place")
         with storage_errors(f"write {out}"):
             out.parent.mkdir(parents=True, exist_ok=True)
             self.folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.staging-", dir=out.parent))
@@ -62,7 +70,7 @@ class BundleWriter:
 
     def save_tensors(self, name: str, tensors: dict[str, NDArray[np.generic]]) -> None:
         """Write tensors to a safetensors file of the bundle."""
-        with storage_errors(f"write {name}"):
+        with storage_errors(f"write {name}"), library_storage_errors():
             save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, self.folder / name)
 
     def entries(self) -> dict[str, FileEntry]:
@@ -96,8 +104,23 @@ class BundleWriter:
             fsync_folder(self._out.parent)
 
 
-def _flush(path: Path) -> None:
-    import os
+@contextmanager
+def library_storage_errors() -> Iterator[None]:
+    """Give the errors of libraries that write files the error number that they swallowed."""
+    try:
+        yield
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), str(error)) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # A short write: the library had the number of bytes only.
+        raise OSError(errno.ENOSPC, str(error)) from error
 
+
+def _flush(path: Path) -> None:
     with path.open("r+b") as file:
         os.fsync(file.fileno())
