@@ -13,7 +13,7 @@ from .weight_only import BLOCK
 _FP32 = 4
 _BYTES_PER_WEIGHT = {Precision.FP32: 4.0, Precision.W8A16: 1.0, Precision.W8: 1.0 + _FP32 / BLOCK}
 _LIBRARIES = 900e6  # resident after importing torch, transformers and ONNX Runtime, with their arenas
-_FP32_COPIES = {Precision.FP32: 2.6, Precision.W8A16: 3.6, Precision.W8: 3.0}
+_FP32_COPIES = {Precision.FP32: 2.0, Precision.W8A16: 2.4, Precision.W8: 1.9}
 """FP32 copies of the weights at the peak: the source model's, its sessions', the quantiser's (docs/benchmarks.md)."""
 
 

@@ -13,10 +13,15 @@ LOCK_NAME = "lock"
 
 
 @contextmanager
-def editing_lock(folder: Path) -> Iterator[None]:
+def editing_lock(folder: Path, holder: str = "another process is editing this bundle") -> Iterator[None]:
     """Hold the right to write in `folder`; readers need none. Created if its parent exists.
 
     Not re-entrant: a second lock in the same process is refused as one of another process would be.
+
+    Parameters
+    ----------
+    holder
+        What the message says of whoever holds the lock already.
 
     Raises
     ------
@@ -35,7 +40,7 @@ def editing_lock(folder: Path) -> Iterator[None]:
         with storage_errors(f"lock {folder}"):
             lock.acquire()
     except Timeout as error:
-        raise BusyError("another process is editing this bundle; wait for it to end and try again") from error
+        raise BusyError(f"{holder}; wait for it to end and try again") from error
     try:
         yield
     finally:

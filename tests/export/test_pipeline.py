@@ -24,7 +24,8 @@ from mobiedit.export.configuration import ExportConfig, Precision
 from mobiedit.export.pipeline import export_bundle, predict
 from mobiedit.export.progress import Stages
 from mobiedit.runtime import open_bundle
-from mobiedit.runtime.errors import BundleError, ExportError, RequestError, StorageError
+from mobiedit.runtime.bundle_writer import BundleWriter
+from mobiedit.runtime.errors import BundleError, BusyError, ExportError, RequestError, StorageError
 from mobiedit.runtime.manifest import read_manifest
 
 FILES = {
@@ -257,7 +258,7 @@ def test_existing_bundle_comes_back_when_the_new_one_cannot_take_its_place(
     before, rename = contents(bundle_path), Path.rename
 
     def refuse(path: Path, target: Path) -> Path:
-        if ".staging-" in path.name:
+        if path.name == "new":
             raise OSError(errno.EACCES, "no")
         return rename(path, target)
 
@@ -433,3 +434,23 @@ def test_prediction_needs_no_weights_when_asked_for(config: ExportConfig, llama:
     with pytest.raises(RequestError, match="--layer 7 is not in the model"):
         predict(replace(config, model=str(damaged), layer=7))
     assert left(config) == []
+
+
+def test_bundle_moved_aside_by_a_killed_export_comes_back(bundle_path: Path) -> None:
+    workshop = bundle_path.parent / f".{bundle_path.name}.export"
+    workshop.mkdir()
+    bundle_path.rename(workshop / "old")
+    (workshop / "new").mkdir()
+    with pytest.raises(BundleError, match="exists"), BundleWriter(bundle_path):
+        pass
+    assert (bundle_path / "manifest.json").is_file()
+    assert not workshop.exists()
+
+
+def test_second_export_to_the_same_place_is_refused(tmp_path: Path) -> None:
+    with BundleWriter(tmp_path / "bundle") as first:
+        (first.folder / "kept").write_text("x")
+        with pytest.raises(BusyError, match="another export is writing"), BundleWriter(tmp_path / "bundle"):
+            pass
+        assert (first.folder / "kept").read_text() == "x"
+    assert list(tmp_path.iterdir()) == []
