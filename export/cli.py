@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import click
 
 from mobiedit.runtime.cli_support import ErrorCommand, echo_json
-from mobiedit.runtime.errors import RequestError
+from mobiedit.runtime.errors import ExportError, RequestError
 
 from .configuration import ExportConfig, Precision, Target
+
+_LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
 
 
 @click.command(cls=ErrorCommand, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -118,6 +121,9 @@ def _prepare_libraries() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Set first: a quantiser sets the root logger up at INFO when it is imported.
     logging.basicConfig(level=logging.ERROR)
+    missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(f"exporting needs {', '.join(missing)}: install mobiedit with its extra [export]")
     import transformers
 
     transformers.utils.logging.set_verbosity_error()

@@ -36,7 +36,7 @@ def require_simulator() -> None:
     if importlib.util.find_spec("onnxruntime_qnn") is None:
         raise ExportError(
             "--target qnn checks the graphs on the NPU's simulator, which is not installed: "
-            "run `pip install mobiedit[qnn]` on x86-64 Linux, or use --target cpu (the graphs are the same)"
+            "run `pip install onnxruntime-qnn` on x86-64 Linux, or use --target cpu (the graphs are the same)"
         )
 
 

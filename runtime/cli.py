@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -166,8 +167,8 @@ def info(bundle: Path, as_json: bool) -> None:
     if as_json:
         echo_json(data)
         return
-    for name, value in data.items():
-        click.echo(f"{name:<20} {value}")
+    for name, value in _flat(data):
+        click.echo(f"{name:<40} {value}")
 
 
 @main.command()
@@ -187,6 +188,15 @@ def verify(bundle: Path, as_json: bool) -> None:
     click.echo(f"{data['files']} files and {data['edits']} edits are intact")
     if data["torn_journal_bytes"]:
         click.echo(f"{data['torn_journal_bytes']} bytes of an interrupted edit will be dropped by the next edit")
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested data under dotted names."""
+    for name, value in data.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", f"{value:.6g}" if isinstance(value, float) else value
 
 
 def _print_result(result: EditResult) -> None:

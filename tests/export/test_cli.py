@@ -213,3 +213,12 @@ def test_lines_name_place_and_checks_when_exported(
     assert exact.startswith("  FP32 graphs against the source model: largest logit difference ")
     assert quantised.startswith("  w8a16 graphs: cosine 0.99")
     assert [line for line in result.stderr.splitlines() if line.startswith("note: key statistics: ")]
+
+
+def test_missing_libraries_are_named_in_one_line_when_only_the_runtime_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mobiedit.export.cli._LIBRARIES", ("torch", "no_such_library"))
+    result = CliRunner().invoke(main, ["smollm2-135m", "--out", str(tmp_path / "bundle")])
+    assert result.exit_code == 2
+    assert result.stderr == "error: exporting needs no_such_library: install mobiedit with its extra [export]\n"
