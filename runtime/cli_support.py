@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -14,38 +16,32 @@ INTERRUPTED = 130
 """Exit code of a command that Ctrl-C stopped, as shells have it."""
 
 
-class ErrorGroup(click.Group):
-    """A group whose commands print a `MobiEditError` as one line and exit with 2; bugs keep their traceback."""
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn an error with a remedy into one line on standard error and exit code 2; a bug keeps its traceback."""
+    try:
+        yield
+    except MobiEditError as error:
+        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        click.echo("stopped: nothing was committed", err=True)
+        sys.exit(INTERRUPTED)
 
+
+class _WithExitCodes(click.Command):
     def invoke(self, context: click.Context) -> Any:  # noqa: ANN401 - click's signature
         """Run the command."""
         with exit_codes():
             return super().invoke(context)
 
 
-class ErrorCommand(click.Command):
-    """A single command with the same treatment of errors."""
-
-    def invoke(self, context: click.Context) -> Any:  # noqa: ANN401 - click's signature
-        """Run the command."""
-        with exit_codes():
-            return super().invoke(context)
+class ErrorCommand(_WithExitCodes):
+    """A command whose errors follow `exit_codes`."""
 
 
-class exit_codes:  # noqa: N801 - used as a verb
-    """Turn errors with a remedy into one line on standard error and exit code 2."""
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Exit where the error is one of ours, or Ctrl-C."""
-        if isinstance(error, MobiEditError):
-            click.echo(f"error: {' '.join(str(error).split())}", err=True)
-            sys.exit(2)
-        if isinstance(error, KeyboardInterrupt):
-            click.echo("stopped: nothing was committed", err=True)
-            sys.exit(INTERRUPTED)
+class ErrorGroup(_WithExitCodes, click.Group):
+    """A group whose commands' errors follow `exit_codes`."""
 
 
 def echo_json(data: Any) -> None:  # noqa: ANN401 - any JSON value

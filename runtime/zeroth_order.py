@@ -1,9 +1,9 @@
 """The forward-only search of delta: central differences along random directions, and Adam.
 
-The estimator is MobiEdit's (arXiv 2506.13772, eq. 5): (L(v + mu u) - L(v - mu u)) / 2 mu over N directions. Three
-things differ from the published code, each measured on SmolLM2-135M: the directions of a step are orthonormal, Adam's
-second moment is one number for the whole vector (a component's own is mostly the noise of the estimate), and all
-lengths are relative to the norm of the value.
+The estimator is MobiEdit's (arXiv 2506.13772): (L(v + mu u) - L(v - mu u)) / 2 mu over N directions. Three things
+differ from the published code: the directions of a step are orthonormal, Adam's second moment is one number for the
+whole vector (a component's own is mostly the noise of the estimate), and all lengths are relative to the norm of the
+value, since those that fit one model leave another where it was.
 """
 
 from __future__ import annotations
