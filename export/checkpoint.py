@@ -127,15 +127,20 @@ def shape_of(config: Any) -> ModelShape:  # noqa: ANN401
     )
 
 
-def load_checkpoint(source: Source) -> Checkpoint:
+def load_checkpoint(source: Source, config: Any = None) -> Checkpoint:  # noqa: ANN401
     """Load weights in FP32, tokenizer and identity.
+
+    Parameters
+    ----------
+    config
+        What `read_config` returned; read here when it was not before (a GGUF file takes seconds).
 
     Raises
     ------
     ExportError
         When the checkpoint is damaged, the tokenizer is slow, or a weight is not finite.
     """
-    config = read_config(source)
+    config = config or read_config(source)
     with _damage_as_error(source.name, "cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(source.folder, **source.options)
         model, loading = AutoModelForCausalLM.from_pretrained(

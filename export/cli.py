@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from mobiedit.runtime.cli_support import ErrorCommand, echo_json
+from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand, echo_json
 from mobiedit.runtime.errors import ExportError, RequestError
 
 from .configuration import ExportConfig, Precision, Target
@@ -18,7 +18,7 @@ from .configuration import ExportConfig, Precision, Target
 _LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
 
 
-@click.command(cls=ErrorCommand, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.command(cls=ErrorCommand, context_settings=CONTEXT_SETTINGS)
 @click.version_option(package_name="mobiedit")
 @click.argument("model")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The bundle to write.")

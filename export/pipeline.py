@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mobiedit.calibration.graph_inputs import record_graph_inputs
 from mobiedit.calibration.key_statistics import KeyStatistics, collect_key_statistics
@@ -19,7 +21,7 @@ from mobiedit.calibration.sink import choose_sink, sink_cache
 from mobiedit.calibration.text import default_text, held_out_text, read_text
 from mobiedit.runtime.bundle_layout import CONSTANTS, EMBEDDING, GRAPHS, KEY_STATISTICS, TOKENIZER, graph_file
 from mobiedit.runtime.bundle_parts import load_parts
-from mobiedit.runtime.bundle_writer import BundleWriter
+from mobiedit.runtime.bundle_writer import BundleWriter, save_tensors
 from mobiedit.runtime.configuration import ExecutionConfig
 from mobiedit.runtime.costs import CostMeter
 from mobiedit.runtime.decoder import Decoder, DecoderParts, Slots
@@ -90,13 +92,14 @@ def export_bundle(config: ExportConfig, stages: Stages | None = None) -> ExportR
     """
     stages = stages or Stages()
     source = find_source(config.model, config.revision, trust_remote_code=config.trust_remote_code)
-    layer = choose_layer(shape_of(read_config(source)), config.layer)
+    model_config = read_config(source)
+    layer = choose_layer(shape_of(model_config), config.layer)
     if config.target is Target.QNN:
         require_simulator()
     lines = read_text(config.calibration_text) if config.calibration_text else default_text()
     with BundleWriter(config.out, force=config.force) as writer, storage_errors(f"write {config.out}"):
         with stages.stage("load the model"):
-            checkpoint = load_checkpoint(source)
+            checkpoint = load_checkpoint(source, model_config)
         return _Export(config, checkpoint, layer, lines, writer, stages).run()
 
 
@@ -124,12 +127,15 @@ class _Export:
         model, tokenizer = self._checkpoint.model, self._checkpoint.tokenizer
         with self._stages.stage("choose the sink token"):
             sink = choose_sink(model, tokenizer, _spread(self._lines, _SINK_LINES))
-        with tempfile.TemporaryDirectory(prefix="fp32-", dir=self._writer.folder) as name:
-            work = Path(name)
+        tokenizer.backend_tokenizer.save(str(self._writer.folder / TOKENIZER))
+        if self._config.precision is not Precision.FP32:
+            save_tensors(self._writer.folder / EMBEDDING, {"embedding": _half(self._embedding)})
+        with self._fp32_folder() as work:
             self._write_fp32(work, sink.token)
             fp32 = self._compare("check the FP32 graphs", self._parts(work), sink.token)
             require_exact(fp32)
-            self._write_precision(work)
+            if self._config.precision is not Precision.FP32:
+                self._write_quantised(work)
         written, canaries = self._check_written(fp32, sink.token)
         npu = self._check_npu() if self._config.target is Target.QNN else {}
         statistics = self._key_statistics(sink.token)
@@ -139,9 +145,18 @@ class _Export:
             self._writer.finish(to_json(manifest))
         return ExportReport(manifest, fp32, written, _notes(statistics))
 
+    @contextmanager
+    def _fp32_folder(self) -> Iterator[Path]:
+        """Give the folder of the FP32 graphs: the bundle itself, or one that is gone once they are quantised."""
+        if self._config.precision is Precision.FP32:
+            yield self._writer.folder
+            return
+        with tempfile.TemporaryDirectory(prefix="fp32-", dir=self._writer.folder) as name:
+            yield Path(name)
+
     def _write_fp32(self, work: Path, sink: int) -> None:
-        """Write the FP32 graphs into ``work`` and everything that no precision changes into the bundle."""
-        checkpoint, writer = self._checkpoint, self._writer
+        """Write all that a decoder is loaded from, in FP32."""
+        checkpoint = self._checkpoint
         specs = graph_specs(checkpoint.model, checkpoint.shape, self._layer, self._config.slots)
         with self._stages.stage("write the FP32 graphs", len(specs)) as advance:
             for graph, spec in specs.items():
@@ -150,34 +165,30 @@ class _Export:
         names = [f"sink_{part}.{i}" for i in range(checkpoint.shape.n_layers) for part in "kv"]
         sink_tensors = dict(zip(names, sink_cache(checkpoint.model, sink), strict=True))
         frequencies = checkpoint.model.model.rotary_emb.inv_freq.numpy().astype(np.float32)
-        writer.save_tensors(CONSTANTS, {"inverse_frequencies": frequencies, **sink_tensors})
-        embedding = checkpoint.model.model.embed_tokens.weight.numpy()
-        writer.save_tensors(EMBEDDING, {"embedding": embedding})
-        for shared in (CONSTANTS, EMBEDDING):
-            shutil.copy(writer.folder / shared, work / shared)
-        if self._config.precision is not Precision.FP32:
-            writer.save_tensors(EMBEDDING, {"embedding": _half(embedding)})
-        checkpoint.tokenizer.backend_tokenizer.save(str(writer.folder / TOKENIZER))
+        save_tensors(work / CONSTANTS, {"inverse_frequencies": frequencies, **sink_tensors})
+        save_tensors(work / EMBEDDING, {"embedding": self._embedding})
 
-    def _write_precision(self, work: Path) -> None:
-        """Write the bundle's graphs from the FP32 ones."""
-        precision, folder = self._config.precision, self._writer.folder
-        kept = GRAPHS if precision is Precision.FP32 else ("edit",)
-        for graph in kept:
-            for path in work.glob(f"{graph_file(graph)}*"):
-                shutil.move(path, folder / path.name)
-        if precision is Precision.W8:
+    @property
+    def _embedding(self) -> NDArray[np.float32]:
+        """[V, D] of the source model."""
+        embedding: NDArray[np.float32] = self._checkpoint.model.model.embed_tokens.weight.numpy()
+        return embedding
+
+    def _write_quantised(self, work: Path) -> None:
+        """Write the bundle's graphs from the FP32 ones; constants and edit layer are the same."""
+        folder = self._writer.folder
+        for path in (work / CONSTANTS, *work.glob(f"{graph_file('edit')}*")):
+            shutil.copy(path, folder)
+        if self._config.precision is Precision.W8A16:
+            self._quantise_static(work)
+        else:
             with self._stages.stage("quantise the weights", len(_QUANTISED)) as advance:
                 for graph in _QUANTISED:
                     quantise_weights(work / graph_file(graph), folder / graph_file(graph))
                     advance(1)
-        if precision is Precision.W8A16:
-            self._quantise_static(work)
 
     def _quantise_static(self, work: Path) -> None:
         texts = self._encode(_spread(self._lines, _RANGE_LINES))
-        for path in self._writer.folder.glob("edit.onnx*"):
-            shutil.copy(path, work / path.name)
         with self._stages.stage("record activations", len(texts)) as advance:
             inputs = record_graph_inputs(self._parts(work), texts, self._config.slots, advance=advance)
         with self._stages.stage("quantise the graphs", len(_QUANTISED)) as advance:
@@ -213,7 +224,7 @@ class _Export:
             statistics = collect_key_statistics(
                 checkpoint.model, checkpoint.tokenizer, self._layer, sink, self._lines, multiplier, advance
             )
-        self._writer.save_tensors(KEY_STATISTICS, {"inverse_covariance": statistics.inverse_covariance})
+        save_tensors(self._writer.folder / KEY_STATISTICS, {"inverse_covariance": statistics.inverse_covariance})
         return statistics
 
     def _parts(self, folder: Path) -> DecoderParts:
@@ -249,7 +260,7 @@ class _Export:
         )
 
 
-def _half(embedding: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _half(embedding: NDArray[np.float32]) -> NDArray[np.float16]:
     half = embedding.astype(np.float16)
     if not np.isfinite(half).all():
         raise ExportError("the embedding does not fit FP16: use --precision fp32")

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from mobiedit.runtime.bundle_writer import library_storage_errors
+from mobiedit.runtime.files import library_storage_errors
 
 
 @contextlib.contextmanager

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import re
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from .bundle_layout import EDITS
 from .errors import BundleError
-from .files import fsync_folder, sha256_of, storage_errors, write_atomic
+from .files import fsync_folder, library_storage_errors, sha256_of, storage_errors, write_atomic
 from .lock import editing_lock
 from .manifest import MANIFEST_NAME, FileEntry
 
@@ -106,11 +103,6 @@ class BundleWriter:
             if leftover.exists():
                 shutil.rmtree(leftover)
 
-    def save_tensors(self, name: str, tensors: dict[str, NDArray[np.generic]]) -> None:
-        """Write tensors to a safetensors file of the bundle."""
-        with storage_errors(f"write {name}"), library_storage_errors():
-            save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, self.folder / name)
-
     def entries(self) -> dict[str, FileEntry]:
         """Return hash and size of every file written so far."""
         paths = sorted(path for path in self.folder.iterdir() if path.is_file())
@@ -138,21 +130,16 @@ class BundleWriter:
             fsync_folder(self._out.parent)
 
 
-@contextmanager
-def library_storage_errors() -> Iterator[None]:
-    """Give the errors of libraries that write files the error number that they swallowed."""
-    try:
-        yield
-    except SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), str(error)) from error
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        # A short write: the library had the number of bytes only.
-        raise OSError(errno.ENOSPC, str(error)) from error
+def save_tensors(path: Path, tensors: Mapping[str, NDArray[np.generic]]) -> None:
+    """Write tensors to a safetensors file.
+
+    Raises
+    ------
+    StorageError
+        When the disk refuses.
+    """
+    with storage_errors(f"write {path.name}"), library_storage_errors():
+        save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, path)
 
 
 def _flush(path: Path) -> None:

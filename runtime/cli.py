@@ -12,7 +12,7 @@ import click
 from tqdm import tqdm
 
 from .bundle import open_bundle
-from .cli_support import ErrorGroup, echo_json
+from .cli_support import CONTEXT_SETTINGS, ErrorGroup, echo_json
 from .configuration import EditConfig, ExecutionConfig, LossConfig, PrefixCache, ZerothOrderConfig
 from .editor import EditResult
 from .zeroth_order import Progress
@@ -27,7 +27,7 @@ threads_option = click.option(
 )
 
 
-@click.group(cls=ErrorGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(cls=ErrorGroup, context_settings=CONTEXT_SETTINGS)
 @click.version_option(package_name="mobiedit")
 def main() -> None:
     """Teach a language model a new fact on the device where it runs, by forward passes alone."""

@@ -12,6 +12,9 @@ import click
 
 from .errors import MobiEditError
 
+CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
+"""Settings of every tool's commands."""
+
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C stopped, as shells have it."""
 

@@ -56,12 +56,15 @@ class Prefill:
 
 def prefill(decoder: Decoder, rows: PromptRows, slots: Slots) -> Prefill:
     """Run all rows through the decoder once."""
-    ids = rows.padded_ids()
-    prefix_cache, suffix_cache = decoder.sink_caches(len(ids))
-    residual, _ = decoder.run_prefix(ids, prefix_cache)
-    edited = decoder.run_edit(residual, slots)
-    final, new = decoder.run_suffix(edited.hidden, suffix_cache)
+    edited = _through_edit_layer(decoder, rows.padded_ids(), slots)
+    final, new = decoder.run_suffix(edited.hidden, decoder.sink_caches(len(rows.all))[1])
     return Prefill(edited, new, final)
+
+
+def _through_edit_layer(decoder: Decoder, ids: Integers, slots: Slots) -> EditLayerOutput:
+    """Run whole rows [B, T] from the embeddings to the end of the edit layer."""
+    residual, _ = decoder.run_prefix(ids, decoder.sink_caches(len(ids))[0])
+    return decoder.run_edit(residual, slots)
 
 
 @dataclass(frozen=True)
@@ -174,8 +177,7 @@ class EditProblem:
         if self._policy is not PrefixCache.OFF:
             return self._window.hidden[None]
         ids = np.tile(self._rows.padded_ids(), (n, 1))
-        residual, _ = self._decoder.run_prefix(ids, self._decoder.sink_caches(len(ids))[0])
-        hidden = self._decoder.run_edit(residual, self._slots).hidden
+        hidden = _through_edit_layer(self._decoder, ids, self._slots).hidden
         return hidden.reshape(n, -1, *hidden.shape[1:])
 
     def _cache_for(self, n: int) -> LayerCache:

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from reprlib import repr as short
 
+from safetensors import SafetensorError
+
 from .errors import BundleError, StorageError
 
 EXPORT_AGAIN = "export the bundle again or copy it again"
@@ -53,6 +55,23 @@ def storage_errors(what: str) -> Iterator[None]:
         if error.errno not in _REFUSALS:
             raise
         raise StorageError(f"cannot {what}: {_REFUSALS[error.errno]}") from error
+
+
+@contextmanager
+def library_storage_errors() -> Iterator[None]:
+    """Give the errors of libraries that write files the error number that they swallowed."""
+    try:
+        yield
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), str(error)) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # A short write: the library had the number of bytes only.
+        raise OSError(errno.ENOSPC, str(error)) from error
 
 
 def sha256_of(path: Path) -> str:

@@ -33,9 +33,7 @@ class Generator:
 
     def all_logits(self, ids: Sequence[int]) -> Floats:
         """Return the logits [T, V] behind each token of ``ids``."""
-        prefix_cache, suffix_cache = self._decoder.sink_caches(1)
-        residual, _ = self._decoder.run_prefix(np.array([ids], np.int64), prefix_cache)
-        final, _ = self._decoder.run_suffix(self._decoder.run_edit(residual, self._slots).hidden, suffix_cache)
+        final, _, _ = self._read(ids, *self._decoder.sink_caches(1))
         return self._decoder.run_head(final[0])
 
     def tokens(self, ids: Sequence[int], limit: int, stops: Sequence[int] = ()) -> Iterator[int]:
@@ -52,8 +50,16 @@ class Generator:
     def _advance(
         self, ids: Sequence[int], prefix_cache: LayerCache, suffix_cache: LayerCache
     ) -> tuple[Floats, LayerCache, LayerCache]:
+        """Return the logits [V] behind the last of ``ids``, and the caches with ``ids`` in them."""
+        final, prefix_new, suffix_new = self._read(ids, prefix_cache, suffix_cache)
+        logits = self._decoder.run_head(final[:, -1])[0]
+        return logits, prefix_cache.extended(prefix_new), suffix_cache.extended(suffix_new)
+
+    def _read(
+        self, ids: Sequence[int], prefix_cache: LayerCache, suffix_cache: LayerCache
+    ) -> tuple[Floats, tuple[Floats, ...], tuple[Floats, ...]]:
+        """Return the normalised hidden states [1, T, D] of ``ids``, and their K and V in prefix and suffix."""
         residual, prefix_new = self._decoder.run_prefix(np.array([ids], np.int64), prefix_cache)
         hidden = self._decoder.run_edit(residual, self._slots).hidden
         final, suffix_new = self._decoder.run_suffix(hidden, suffix_cache)
-        logits = self._decoder.run_head(final[:, -1])[0]
-        return logits, prefix_cache.extended(prefix_new), suffix_cache.extended(suffix_new)
+        return final, prefix_new, suffix_new
