@@ -26,8 +26,8 @@ from .lock import editing_lock
 from .manifest import Manifest, read_manifest, verify_files
 from .prompt_rows import EditRequest
 from .readout_loss import log_softmax
+from .search import Progress
 from .tokenizer import Tokenizer
-from .zeroth_order import Progress
 
 OPTIMIZER = "zo"
 

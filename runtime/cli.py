@@ -15,7 +15,7 @@ from .bundle import open_bundle
 from .cli_support import CONTEXT_SETTINGS, ErrorGroup, echo_json
 from .configuration import EditConfig, ExecutionConfig, LossConfig, PrefixCache, ZerothOrderConfig
 from .editor import EditResult
-from .zeroth_order import Progress
+from .search import Progress
 
 _DEFAULTS = ZerothOrderConfig()
 _LOSS = LossConfig()
@@ -88,7 +88,8 @@ def edit(bundle: Path, prompt: str, subject: str, target: str, **options: Any) -
     search = replace(
         _DEFAULTS, prefix_cache=PrefixCache(options["prefix_cache"]), **{name: options[name] for name in names}
     )
-    config = EditConfig(LossConfig(options["kl_factor"], options["weight_decay"]), search, force=options["force"])
+    loss = LossConfig(options["kl_factor"], options["weight_decay"])
+    config = EditConfig(loss=loss, search=search, force=options["force"])
     opened = open_bundle(bundle, ExecutionConfig(options["threads"]))
     with tqdm(total=search.steps, desc="search", unit="step", disable=options["as_json"] or None) as bar:
 

@@ -21,6 +21,13 @@ class PrefixCache(StrEnum):
     OFF = "off"
 
 
+class Optimizer(StrEnum):
+    """How delta is searched for: ``GN`` forward-only Gauss-Newton, ``ZO`` zeroth order."""
+
+    GN = "gn"
+    ZO = "zo"
+
+
 @dataclass(frozen=True)
 class LossConfig:
     """Weights of the terms beside the target's negative log-likelihood (Meng et al. 2022, ROME, eq. 4)."""
@@ -108,6 +115,7 @@ class EditConfig:
         Commit even when the check fails.
     """
 
+    optimizer: Optimizer = Optimizer.ZO
     loss: LossConfig = field(default_factory=LossConfig)
     search: ZerothOrderConfig = field(default_factory=ZerothOrderConfig)
     max_target_tokens: int = 32

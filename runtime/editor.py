@@ -17,8 +17,9 @@ from .edit_problem import EditProblem, prefill
 from .prompt_rows import EditRequest, build_rows
 from .rank_one import rank_one_direction
 from .readout_loss import LossTerms, ReadoutLoss, log_softmax
+from .search import Progress, SearchResult
 from .tokenizer import Tokenizer
-from .zeroth_order import Progress, SearchResult, search
+from .zeroth_order import search
 
 Floats = NDArray[np.float32]
 

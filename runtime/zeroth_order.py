@@ -10,47 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .configuration import ZerothOrderConfig
 from .readout_loss import LossTerms
+from .search import Look, Progress, SearchResult
 
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """Where a search ended.
-
-    Attributes
-    ----------
-    delta
-        [D] the best delta seen.
-    steps
-        Steps taken.
-    stopped_early
-        Whether the stopping rule ended the search.
-    losses
-        The total loss at each look, step 0 first.
-    """
-
-    delta: Floats
-    steps: int
-    stopped_early: bool
-    losses: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a search tells while it runs."""
-
-    step: int
-    steps: int
-    loss: float
-    target_probability: float
 
 
 class _SharedAdam:
@@ -103,14 +71,16 @@ def search(
     mu = np.float32(config.mu * value_norm)
     delta = np.zeros(width, np.float32)
     best, best_loss = delta, math.inf
-    looks: list[float] = []
+    looks: list[Look] = []
+    forwards = 0
     recent: list[float] = []
     step = 0
     while True:
         if step % config.check_every == 0 or step == config.steps:
             terms = evaluate(delta[None])
             loss, probability = float(terms.total[0]), float(terms.target_probability[0])
-            looks.append(loss)
+            forwards += 1
+            looks.append(Look(forwards, loss, probability))
             if loss < best_loss:
                 best, best_loss = delta, loss
             done = bool(terms.greedy[0].all()) and probability >= config.stop_probability
@@ -120,6 +90,7 @@ def search(
         directions = _orthonormal(rng, config.directions, width)
         offsets = mu * np.concatenate([directions, -directions])
         terms = evaluate(np.asarray(delta + offsets, np.float32))
+        forwards += len(offsets)
         plus, minus = np.split(terms.total, 2)
         gradient = np.asarray(((plus - minus) / (2 * mu)) @ directions, np.float32)
         delta = _clamped(delta + adam.step(gradient, _rate(step, config) * value_norm), config.clamp * value_norm)
