@@ -64,7 +64,9 @@ def test_update_is_the_least_change_when_others_move_the_key_alike(seed: int, wi
     np.testing.assert_allclose(other @ key, change @ key, atol=1e-9)
     # With float64's own direction the cross term is zero; float32's leaves TOLERANCE of the product of the sizes.
     cost, extra = np.trace(change @ c @ change.T), np.trace(unseen @ c @ unseen.T)
-    assert np.trace(other @ c @ other.T) >= cost + extra - 2 * TOLERANCE * np.sqrt(cost * extra) - 1e-12
+    # Rounding of the sums themselves grows with them.
+    slack = 2 * TOLERANCE * np.sqrt(cost * extra) + 1e-12 * (1 + cost + extra)
+    assert np.trace(other @ c @ other.T) >= cost + extra - slack
 
 
 def test_direction_is_the_key_over_its_square_when_statistics_are_isotropic() -> None:
