@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -15,21 +15,18 @@ from numpy.typing import NDArray
 
 from .bundle_layout import EDITS, KEY_STATISTICS, TOKENIZER
 from .bundle_parts import load_parts, read_tensors
-from .configuration import EditConfig, ExecutionConfig
+from .configuration import EditConfig, ExecutionConfig, Optimizer
 from .costs import CostMeter
 from .decoder import Decoder, Slots
 from .editor import EditResult, SolvedEdit, solve_edit
 from .errors import BundleError, JournalError, RequestError
-from .generation import Generator
 from .journal import EditRecord, Journal, JournalState, new_edit_id
 from .lock import editing_lock
 from .manifest import Manifest, read_manifest, verify_files
 from .prompt_rows import EditRequest
-from .readout_loss import log_softmax
+from .reader import Reader
 from .search import Progress
 from .tokenizer import Tokenizer
-
-OPTIMIZER = "zo"
 
 
 def open_bundle(path: str | Path, execution: ExecutionConfig | None = None, *, verify: bool = True) -> Bundle:
@@ -68,12 +65,14 @@ class Bundle:
         Its folder.
     manifest
         What it states about itself.
+    execution
+        How its graphs are run.
     """
 
     def __init__(self, path: Path, manifest: Manifest, execution: ExecutionConfig) -> None:
         self.path = path
         self.manifest = manifest
-        self._execution = execution
+        self.execution = execution
         self._journal = Journal(path / EDITS, edit_base(manifest))
 
     def edit(
@@ -110,69 +109,53 @@ class Bundle:
         request = EditRequest(prompt, subject, target, paraphrases, keep)
         config = config or EditConfig()
         with editing_lock(self.path / EDITS):
-            state = self._journal.read()
-            slot = len(state.edits)
-            if slot >= self.manifest.slots:
-                raise RequestError(
-                    f"all {self.manifest.slots} slots are taken: undo an edit, or export the bundle with more --slots"
-                )
-            solved = solve_edit(
-                self.decoder,
-                self.tokenizer,
-                request,
-                self.manifest.row_prefixes,
-                self.manifest.canaries,
-                self._inverse_covariance,
-                self._slots(state),
-                slot,
-                config,
-                report,
-            )
+            solved, _ = self._solve(request, config, report)
             commit = config.force or not solved.failures
-            result = _result(new_edit_id() if commit else None, solved)
+            result = _result(new_edit_id() if commit else None, solved, config.optimizer)
             if commit:
                 self._journal.append_edit(self._record(request, solved, result))
         return result
 
-    def ask(self, prompt: str, max_tokens: int = 32) -> str:
-        """Return the greedy continuation of ``prompt``, all committed edits in force."""
-        return "".join(self.stream(prompt, max_tokens))
-
-    def stream(self, prompt: str, max_tokens: int = 32) -> Iterator[str]:
-        """Yield the continuation of ``prompt`` piece by piece, as it is generated; it ends where the context does."""
-        ids = self.tokenizer.encode(prompt).ids
-        generator = Generator(self.decoder, self._slots(self._journal.read()))
-        limit = max(1, min(max_tokens, self.manifest.shape.context - len(ids)))
-        produced: list[int] = []
-        shown = ""
-        # A model that writes the token which stands in front of texts has begun another one.
-        stops = (*self.manifest.eos_tokens, self.manifest.sink_token)
-        for token in generator.tokens(ids, limit, stops):
-            produced.append(token)
-            text = self.tokenizer.decode(produced)
-            if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # half of a character: wait for its other bytes
-                yield text[len(shown) :]
-                shown = text
-
-    def log_probabilities(self, text: str) -> NDArray[np.float32]:
-        """Return [T, V] log-probabilities of the token behind each token of ``text``, all committed edits in force."""
-        return self._log_probabilities(self.tokenizer.encode(text).ids)
-
-    def score(self, prompt: str, answer: str) -> tuple[float, bool]:
-        """Return how the model takes ``answer`` behind ``prompt``, all committed edits in force.
+    def trial(
+        self,
+        request: EditRequest,
+        config: EditConfig | None = None,
+        report: Callable[[Progress], None] = lambda progress: None,
+    ) -> tuple[SolvedEdit, Reader]:
+        """Solve an edit on top of the committed ones without committing it; nothing on the disk is touched.
 
         Returns
         -------
         tuple
-            The mean log-probability of the answer's tokens in nats, and whether each of them is the most probable one.
+            The edit, and a reader with it in force, whatever its check says.
+
+        Raises
+        ------
+        RequestError, NumericsError
+            As `edit`.
         """
-        prompt = prompt.rstrip()
-        encoding = self.tokenizer.encode(f"{prompt} {answer.strip()}")
-        start = encoding.first_token_from(len(prompt))
-        log_probs = self._log_probabilities(encoding.ids[:-1])[start - 1 :]
-        wanted = np.array(encoding.ids[start:])
-        chosen = np.take_along_axis(log_probs, wanted[:, None], axis=-1)
-        return float(chosen.mean()), bool((log_probs.argmax(axis=-1) == wanted).all())
+        solved, slots = self._solve(request, config or EditConfig(), report)
+        return solved, Reader(self.decoder, self.tokenizer, self.manifest, slots)
+
+    def reader(self) -> Reader:
+        """Return a reader with the edits in force that are committed now."""
+        return Reader(self.decoder, self.tokenizer, self.manifest, self._slots(self._journal.read()))
+
+    def ask(self, prompt: str, max_tokens: int = 32) -> str:
+        """Return the greedy continuation of ``prompt``, all committed edits in force."""
+        return self.reader().ask(prompt, max_tokens)
+
+    def stream(self, prompt: str, max_tokens: int = 32) -> Iterator[str]:
+        """Yield the continuation of ``prompt`` piece by piece, as it is generated; it ends where the context does."""
+        return self.reader().stream(prompt, max_tokens)
+
+    def log_probabilities(self, text: str) -> NDArray[np.float32]:
+        """Return [T, V] log-probabilities of the token behind each token of ``text``, all committed edits in force."""
+        return self.reader().log_probabilities(text)
+
+    def score(self, prompt: str, answer: str) -> tuple[float, bool]:
+        """Return the mean log-probability of ``answer`` behind ``prompt``, and whether it is greedy; see `Reader`."""
+        return self.reader().score(prompt, answer)
 
     def edits(self) -> tuple[EditRecord, ...]:
         """Return the committed edits that were not undone, oldest first."""
@@ -229,7 +212,7 @@ class Bundle:
             manifest.shape,
             manifest.edit_layer,
             manifest.mask_value,
-            self._execution,
+            self.execution,
             fold_weights=manifest.precision == "w8a16",
         )
         return Decoder(parts, CostMeter())
@@ -238,9 +221,30 @@ class Bundle:
     def _inverse_covariance(self) -> NDArray[np.float32]:
         return read_tensors(self.path / KEY_STATISTICS)["inverse_covariance"]
 
-    def _log_probabilities(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        generator = Generator(self.decoder, self._slots(self._journal.read()))
-        return log_softmax(generator.all_logits(ids))
+    def _solve(
+        self, request: EditRequest, config: EditConfig, report: Callable[[Progress], None]
+    ) -> tuple[SolvedEdit, Slots]:
+        """Return an edit on top of the committed ones, and the slots with all of them."""
+        state = self._journal.read()
+        slot = len(state.edits)
+        if slot >= self.manifest.slots:
+            raise RequestError(
+                f"all {self.manifest.slots} slots are taken: undo an edit, or export the bundle with more --slots"
+            )
+        slots = self._slots(state)
+        solved = solve_edit(
+            self.decoder,
+            self.tokenizer,
+            request,
+            self.manifest.row_prefixes,
+            self.manifest.canaries,
+            self._inverse_covariance,
+            slots,
+            slot,
+            config,
+            report,
+        )
+        return solved, slots.with_edit(slot, solved.direction, solved.search.delta)
 
     def _slots(self, state: JournalState) -> Slots:
         slots = Slots.empty(self.manifest.slots, self.manifest.shape)
@@ -264,7 +268,7 @@ class Bundle:
             target=request.target,
             base_sha256=edit_base(self.manifest),
             tool_version=version("mobiedit"),
-            optimizer=OPTIMIZER,
+            optimizer=result.optimizer,
             report=result.to_dict(),
             key=solved.key,
             value=solved.value,
@@ -279,10 +283,10 @@ def edit_base(manifest: Manifest) -> str:
     return hashlib.sha256(":".join(parts).encode()).hexdigest()
 
 
-def _result(edit_id: str | None, solved: SolvedEdit) -> EditResult:
+def _result(edit_id: str | None, solved: SolvedEdit, optimizer: Optimizer) -> EditResult:
     return EditResult(
         edit_id=edit_id,
-        optimizer=OPTIMIZER,
+        optimizer=optimizer.value,
         steps=solved.search.steps,
         stopped_early=solved.search.stopped_early,
         failures=solved.failures,

@@ -12,25 +12,27 @@ import click
 from tqdm import tqdm
 
 from .bundle import open_bundle
-from .cli_support import CONTEXT_SETTINGS, ErrorGroup, echo_json
+from .cli_support import CONTEXT_SETTINGS, ErrorGroup, bundle_argument, echo_json, threads_option
 from .configuration import EditConfig, ExecutionConfig, LossConfig, PrefixCache, ZerothOrderConfig
 from .editor import EditResult
+from .evaluation.commands import bench
+from .evaluation.report_command import report
 from .search import Progress
 
 _DEFAULTS = ZerothOrderConfig()
 _LOSS = LossConfig()
 
-bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-threads_option = click.option(
-    "--threads", type=click.IntRange(0), default=0, help="Threads of a graph; 0 leaves the choice to ONNX Runtime."
-)
 
 
 @click.group(cls=ErrorGroup, context_settings=CONTEXT_SETTINGS)
 @click.version_option(package_name="mobiedit")
 def main() -> None:
     """Teach a language model a new fact on the device where it runs, by forward passes alone."""
+
+
+main.add_command(bench)
+main.add_command(report)
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""What the command-line tools share: exit codes for errors, and JSON output."""
+"""What the command-line tools share: exit codes for errors, common parameters, and JSON output."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +15,11 @@ from .errors import MobiEditError
 
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 """Settings of every tool's commands."""
+
+bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
+threads_option = click.option(
+    "--threads", type=click.IntRange(0), default=0, help="Threads of a graph; 0 leaves the choice to ONNX Runtime."
+)
 
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C stopped, as shells have it."""

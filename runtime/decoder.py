@@ -170,14 +170,23 @@ class Decoder:
         """Return logits [M, V] of hidden states [M, D]."""
         return self._parts.head.run({"hidden": hidden})["logits"]
 
+    def segment_inputs(self, cache: LayerCache, tokens: int) -> tuple[Floats, ...]:
+        """Return what a segment takes beside the hidden states of ``tokens`` new tokens a row.
+
+        Returns
+        -------
+        tuple
+            The rotary factors cos and sin [B, 1, T, head_dim], the attention mask [B, 1, T, P + T], and the cache.
+        """
+        positions = cache.lengths[:, None] + np.arange(tokens)
+        cos, sin = rotary_factors(positions, self._parts.inverse_frequencies)
+        return cos, sin, attention_mask(cache.lengths, cache.past, tokens, self._parts.mask_value), *cache.tensors
+
     def _run_segment(
         self, graph: Graph, hidden: Floats, cache: LayerCache, layers: int
     ) -> tuple[Floats, tuple[Floats, ...]]:
         batch, tokens, _ = hidden.shape
-        positions = cache.lengths[:, None] + np.arange(tokens)
-        cos, sin = rotary_factors(positions, self._parts.inverse_frequencies)
-        mask = attention_mask(cache.lengths, cache.past, tokens, self._parts.mask_value)
-        values: list[Any] = [hidden, cos, sin, mask, *cache.tensors]
+        values: list[Any] = [hidden, *self.segment_inputs(cache, tokens)]
         out = graph.run(dict(zip(graph.inputs, values, strict=True)))
         self._meter.token_layers += batch * tokens * layers
         ordered = [out[name] for name in graph.outputs]

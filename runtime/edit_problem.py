@@ -129,7 +129,7 @@ class EditProblem:
         self._stale_starts = np.minimum(stale_tokens, first_readout)
         self.initial_readouts, self.initial_subject = self._read(filled.final[None], np.zeros_like(rows.lengths))
         """The read-outs without delta, as ``readouts`` returns them for one delta."""
-        self._window = self._open_window(filled.suffix_new)
+        self.window = self._open_window(filled.suffix_new)
         self._expanded: tuple[int, LayerCache] | None = None
 
     def readouts(self, deltas: Floats) -> tuple[Floats, Floats]:
@@ -147,9 +147,9 @@ class EditProblem:
         """
         n, rows = len(deltas), len(self._rows.all)
         self._meter.forwards += n
-        hidden = self._base_hidden(n) + self._window.scales[:, :, None] * deltas[:, None, None, :]
+        hidden = self._base_hidden(n) + self.window.scales[:, :, None] * deltas[:, None, None, :]
         final, _ = self._decoder.run_suffix(hidden.reshape(n * rows, *hidden.shape[2:]), self._cache_for(n))
-        return self._read(final.reshape(n, rows, *final.shape[1:]), self._window.starts)
+        return self._read(final.reshape(n, rows, *final.shape[1:]), self.window.starts)
 
     def refresh(self, delta: Floats) -> None:
         """Compute the stale policy's cache again with ``delta`` [D] in place; the others have nothing to do."""
@@ -157,7 +157,7 @@ class EditProblem:
             return
         hidden = self._hidden + self._scales[:, :, None] * delta
         _, new = self._decoder.run_suffix(hidden, self._sink(len(hidden)))
-        self._window = self._open_window(new)
+        self.window = self._open_window(new)
         self._expanded = None
 
     def _open_window(self, new: tuple[Floats, ...]) -> Window:
@@ -175,7 +175,7 @@ class EditProblem:
     def _base_hidden(self, n: int) -> Floats:
         """[1 or N, B, T, D] the window's tokens; without a cache, computed for each delta from the embeddings on."""
         if self._policy is not PrefixCache.OFF:
-            return self._window.hidden[None]
+            return self.window.hidden[None]
         ids = np.tile(self._rows.padded_ids(), (n, 1))
         hidden = _through_edit_layer(self._decoder, ids, self._slots).hidden
         return hidden.reshape(n, -1, *hidden.shape[1:])
@@ -184,7 +184,7 @@ class EditProblem:
         # Steps come with the same number of deltas again and again: the repeated cache is worth keeping.
         if self._expanded is None or self._expanded[0] != n:
             rows = np.tile(np.arange(len(self._rows.all)), n)
-            self._expanded = (n, self._window.cache.take(rows))
+            self._expanded = (n, self.window.cache.take(rows))
         return self._expanded[1]
 
     def _sink(self, batch: int) -> LayerCache:

@@ -1,8 +1,8 @@
-"""Greedy generation through the four graphs, with K/V caches."""
+"""Generation through the four graphs, with K/V caches; greedy unless told otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 from .decoder import Decoder, LayerCache, Slots
 
 Floats = NDArray[np.float32]
+
+
+def most_probable(logits: Floats) -> int:
+    """Return the token with the largest of the logits [V]: greedy decoding."""
+    return int(logits.argmax())
 
 
 class Generator:
@@ -36,11 +41,23 @@ class Generator:
         final, _, _ = self._read(ids, *self._decoder.sink_caches(1))
         return self._decoder.run_head(final[0])
 
-    def tokens(self, ids: Sequence[int], limit: int, stops: Sequence[int] = ()) -> Iterator[int]:
-        """Yield at most ``limit`` greedy tokens behind ``ids``, up to the first of ``stops``."""
+    def tokens(
+        self,
+        ids: Sequence[int],
+        limit: int,
+        stops: Sequence[int] = (),
+        choose: Callable[[Floats], int] = most_probable,
+    ) -> Iterator[int]:
+        """Yield at most ``limit`` tokens behind ``ids``, up to the first of ``stops``.
+
+        Parameters
+        ----------
+        choose
+            Logits [V] to the token that is written.
+        """
         logits, prefix_cache, suffix_cache = self._advance(ids, *self._decoder.sink_caches(1))
         for produced in range(1, limit + 1):
-            token = int(logits.argmax())
+            token = choose(logits)
             if token in stops:
                 return
             yield token

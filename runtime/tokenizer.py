@@ -68,9 +68,9 @@ class Tokenizer:
             raise RequestError(f"the model's vocabulary does not know {text[start:stop]!r}: write it another way")
         return Encoding(tuple(encoding.ids), tuple(encoding.offsets))
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ``ids``, special tokens left out."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Return the text of ``ids``; special tokens are left out unless asked for."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not special))
 
 
 def _unknown_id(tokenizer: tokenizers.Tokenizer) -> int | None:

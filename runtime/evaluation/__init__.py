@@ -1,0 +1,18 @@
+"""How good an edit is: records with a fact and its surroundings, metrics, and the benchmark over many."""
+
+from .bench import BenchConfig, run_bench
+from .data_file import DataFile, read_records
+from .measured import MeasuredRecord, Metrics
+from .records import EvaluationRecord, Format, Question
+
+__all__ = [
+    "BenchConfig",
+    "DataFile",
+    "EvaluationRecord",
+    "Format",
+    "MeasuredRecord",
+    "Metrics",
+    "Question",
+    "read_records",
+    "run_bench",
+]
