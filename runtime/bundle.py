@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from .lock import editing_lock
 from .manifest import Manifest, read_manifest, verify_files
 from .prompt_rows import EditRequest
 from .reader import Reader
-from .search import Progress
+from .search import Progress, Search
 from .tokenizer import Tokenizer
+from .zeroth_order import zeroth_order
 
 
 def open_bundle(path: str | Path, execution: ExecutionConfig | None = None, *, verify: bool = True) -> Bundle:
@@ -109,7 +110,7 @@ class Bundle:
         request = EditRequest(prompt, subject, target, paraphrases, keep)
         config = config or EditConfig()
         with editing_lock(self.path / EDITS):
-            solved, _ = self._solve(request, config, report)
+            solved, _ = self._solve(request, config, self._search(config), report)
             commit = config.force or not solved.failures
             result = _result(new_edit_id() if commit else None, solved, config.optimizer)
             if commit:
@@ -121,8 +122,14 @@ class Bundle:
         request: EditRequest,
         config: EditConfig | None = None,
         report: Callable[[Progress], None] = lambda progress: None,
+        search: Search | None = None,
     ) -> tuple[SolvedEdit, Reader]:
         """Solve an edit on top of the committed ones without committing it; nothing on the disk is touched.
+
+        Parameters
+        ----------
+        search
+            Another way to search for delta than the one that ``config`` names.
 
         Returns
         -------
@@ -134,7 +141,8 @@ class Bundle:
         RequestError, NumericsError
             As `edit`.
         """
-        solved, slots = self._solve(request, config or EditConfig(), report)
+        config = config or EditConfig()
+        solved, slots = self._solve(request, config, search or self._search(config), report)
         return solved, Reader(self.decoder, self.tokenizer, self.manifest, slots)
 
     def reader(self) -> Reader:
@@ -222,7 +230,7 @@ class Bundle:
         return read_tensors(self.path / KEY_STATISTICS)["inverse_covariance"]
 
     def _solve(
-        self, request: EditRequest, config: EditConfig, report: Callable[[Progress], None]
+        self, request: EditRequest, config: EditConfig, search: Search, report: Callable[[Progress], None]
     ) -> tuple[SolvedEdit, Slots]:
         """Return an edit on top of the committed ones, and the slots with all of them."""
         state = self._journal.read()
@@ -242,9 +250,13 @@ class Bundle:
             slots,
             slot,
             config,
+            search,
             report,
         )
         return solved, slots.with_edit(slot, solved.direction, solved.search.delta)
+
+    def _search(self, config: EditConfig) -> Search:
+        return partial(zeroth_order, config=config.zeroth_order)
 
     def _slots(self, state: JournalState) -> Slots:
         slots = Slots.empty(self.manifest.slots, self.manifest.shape)

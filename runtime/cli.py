@@ -13,14 +13,23 @@ from tqdm import tqdm
 
 from .bundle import open_bundle
 from .cli_support import CONTEXT_SETTINGS, ErrorGroup, bundle_argument, echo_json, threads_option
-from .configuration import EditConfig, ExecutionConfig, LossConfig, PrefixCache, ZerothOrderConfig
+from .configuration import EditConfig, ExecutionConfig, LossConfig, Optimizer, PrefixCache, edit_config
 from .editor import EditResult
 from .evaluation.commands import bench
 from .evaluation.report_command import report
 from .search import Progress
 
-_DEFAULTS = ZerothOrderConfig()
 _LOSS = LossConfig()
+_SEARCH_OPTIONS = (
+    "steps",
+    "directions",
+    "mu",
+    "learning_rate",
+    "clamp",
+    "check_every",
+    "stop_probability",
+    "seed",
+)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -46,38 +55,35 @@ main.add_command(report)
 @click.option("--keep", multiple=True, help="A prompt whose next word shall not change; may be repeated.")
 @click.option("--force", is_flag=True, help="Commit even when the check fails.")
 @click.option(
-    "--optimizer", type=click.Choice(["zo"]), default="zo", help="zo: zeroth order, two forwards a direction."
+    "--optimizer",
+    type=click.Choice([o.value for o in Optimizer]),
+    default=EditConfig().optimizer.value,
+    help="gn: Gauss-Newton on differences of hidden states; zo: zeroth order. Both by forward passes alone.",
 )
-@click.option("--steps", type=click.IntRange(1), default=_DEFAULTS.steps, help="Upper limit of optimiser steps.")
-@click.option("--directions", type=click.IntRange(1), default=_DEFAULTS.directions, help="Random directions a step.")
-@click.option("--mu", type=float, default=_DEFAULTS.mu, help="Perturbation, relative to the value's norm.")
-@click.option(
-    "--learning-rate", type=float, default=_DEFAULTS.learning_rate, help="First step, relative to the value's norm."
-)
-@click.option(
-    "--clamp", type=float, default=_DEFAULTS.clamp, help="Largest norm of the change, relative to the value's."
-)
+@click.option("--steps", type=click.IntRange(1), help="Upper limit of optimiser steps.")
+@click.option("--directions", type=click.IntRange(1), help="Random directions a step.")
+@click.option("--mu", type=float, help="Perturbation, relative to the value's norm.")
+@click.option("--learning-rate", type=float, help="First step, relative to the value's norm.")
+@click.option("--clamp", type=float, help="Largest norm of the change, relative to the value's.")
 @click.option("--kl-factor", type=float, default=_LOSS.kl_factor, help="Weight of keeping the subject's other facts.")
 @click.option("--weight-decay", type=float, default=_LOSS.weight_decay, help="Weight of a small change.")
 @click.option(
     "--check-every",
     type=click.IntRange(1),
-    default=_DEFAULTS.check_every,
     help="Steps between looks at the stopping rule.",
 )
 @click.option(
     "--stop-probability",
     type=float,
-    default=_DEFAULTS.stop_probability,
     help="Probability of the target that ends the search.",
 )
 @click.option(
     "--prefix-cache",
     type=click.Choice([c.value for c in PrefixCache]),
-    default=_DEFAULTS.prefix_cache.value,
+    default=PrefixCache.EXACT.value,
     help="What a forward reuses.",
 )
-@click.option("--seed", type=int, default=_DEFAULTS.seed, help="Seed of the directions.")
+@click.option("--seed", type=int, help="Seed of the directions.")
 @threads_option
 @json_option
 def edit(bundle: Path, prompt: str, subject: str, target: str, **options: Any) -> None:  # noqa: ANN401 - click passes the options
@@ -86,14 +92,12 @@ def edit(bundle: Path, prompt: str, subject: str, target: str, **options: Any) -
     The fact is committed only if it took and nothing else changed. Exit code 1 says that it did not pass, 2 that the
     request was wrong.
     """
-    names = ("steps", "directions", "mu", "learning_rate", "clamp", "check_every", "stop_probability", "seed")
-    search = replace(
-        _DEFAULTS, prefix_cache=PrefixCache(options["prefix_cache"]), **{name: options[name] for name in names}
-    )
+    config = edit_config(Optimizer(options["optimizer"]), {name: options[name] for name in _SEARCH_OPTIONS})
     loss = LossConfig(options["kl_factor"], options["weight_decay"])
-    config = EditConfig(loss=loss, search=search, force=options["force"])
+    prefix_cache = PrefixCache(options["prefix_cache"])
+    config = replace(config, loss=loss, prefix_cache=prefix_cache, force=options["force"])
     opened = open_bundle(bundle, ExecutionConfig(options["threads"]))
-    with tqdm(total=search.steps, desc="search", unit="step", disable=options["as_json"] or None) as bar:
+    with tqdm(total=config.steps, desc="search", unit="step", disable=options["as_json"] or None) as bar:
 
         def show(progress: Progress) -> None:
             bar.update(progress.step - bar.n)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from typing import Any
 
 from .errors import RequestError
 
@@ -66,9 +68,8 @@ class ZerothOrderConfig:
     stop_probability
         Mean probability of the target on the prefixed rows at which the search ends, once greedy decoding yields the
         target.
-    stale_tokens, stale_window, stale_drop
-        The published cache policy: tokens kept, and the drop of the loss over a window of steps below which they are
-        computed again.
+    stale_window, stale_drop
+        The drop of the loss over a window of steps below which a stale cache is computed again.
     seed
         Seed of the directions.
     """
@@ -83,8 +84,6 @@ class ZerothOrderConfig:
     clamp: float = 4.0
     check_every: int = 20
     stop_probability: float = 0.8
-    prefix_cache: PrefixCache = PrefixCache.EXACT
-    stale_tokens: int = 10
     stale_window: int = 3
     stale_drop: float = 1e-3
     seed: int = 0
@@ -109,6 +108,10 @@ class EditConfig:
 
     Attributes
     ----------
+    prefix_cache
+        What a forward reuses.
+    stale_tokens
+        Tokens of each row that the stale policy keeps, whatever they are.
     max_target_tokens
         Longest answer that one value vector is asked to carry.
     force
@@ -117,9 +120,41 @@ class EditConfig:
 
     optimizer: Optimizer = Optimizer.ZO
     loss: LossConfig = field(default_factory=LossConfig)
-    search: ZerothOrderConfig = field(default_factory=ZerothOrderConfig)
+    zeroth_order: ZerothOrderConfig = field(default_factory=ZerothOrderConfig)
+    prefix_cache: PrefixCache = PrefixCache.EXACT
+    stale_tokens: int = 10
     max_target_tokens: int = 32
     force: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Upper limit of the optimiser's steps."""
+        return self.of_optimizer.steps
+
+    @property
+    def of_optimizer(self) -> ZerothOrderConfig:
+        """The optimiser's own settings."""
+        return self.zeroth_order
+
+
+def edit_config(optimizer: Optimizer, given: Mapping[str, Any]) -> EditConfig:
+    """Return the settings of an edit with some of the optimiser's own given; None stands for its default.
+
+    Raises
+    ------
+    RequestError
+        When the optimiser has no such setting, or not such a value.
+    """
+    config = EditConfig(optimizer=optimizer)
+    own = config.of_optimizer
+    chosen = {name: value for name, value in given.items() if value is not None}
+    unknown = sorted(chosen.keys() - {field.name for field in fields(own)})
+    if unknown:
+        option = unknown[0].replace("_", "-")
+        raise RequestError(
+            f"--{option} means nothing to the optimizer {optimizer}: leave it out, or choose another one"
+        )
+    return replace(config, zeroth_order=replace(own, **chosen))
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,9 @@ from .edit_check import EditCheck, check_edit
 from .edit_problem import EditProblem, prefill
 from .prompt_rows import EditRequest, build_rows
 from .rank_one import rank_one_direction
-from .readout_loss import LossTerms, ReadoutLoss, log_softmax
-from .search import Progress, SearchResult
+from .readout_loss import ReadoutLoss, log_softmax
+from .search import Progress, Search, SearchResult, SearchTask
 from .tokenizer import Tokenizer
-from .zeroth_order import search
 
 Floats = NDArray[np.float32]
 
@@ -103,6 +102,7 @@ def solve_edit(
     slots: Slots,
     slot: int,
     config: EditConfig,
+    search: Search,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> SolvedEdit:
     """Search for delta with forward passes, and turn it into a rank-one update.
@@ -119,6 +119,8 @@ def solve_edit(
         The edits in force; the search starts from them.
     slot
         The free slot that the edit will take.
+    search
+        How delta is searched for.
     """
     for prompt in (*request.paraphrases, *request.keep):
         tokenizer.encode(request.fill(prompt))  # refused now rather than after the search
@@ -129,16 +131,10 @@ def solve_edit(
     key = filled.subject_key(rows)
     value = filled.subject_value(rows)
     direction = rank_one_direction(key, inverse_covariance)
-    policy, stale_tokens = config.search.prefix_cache, config.search.stale_tokens
-    problem = EditProblem(decoder, rows, filled, direction, slots, meter, policy, stale_tokens)
-    value_norm = float(np.linalg.norm(value))
+    problem = EditProblem(decoder, rows, filled, direction, slots, meter, config.prefix_cache, config.stale_tokens)
     subject_log_probs = log_softmax(decoder.run_head(problem.initial_subject))[0]
-    loss = ReadoutLoss(decoder.run_head, rows.target, subject_log_probs, value_norm, config.loss)
-
-    def evaluate(deltas: Floats) -> LossTerms:
-        return loss(*problem.readouts(deltas), deltas)
-
-    found = search(evaluate, value_norm, len(value), config.search, refresh=problem.refresh, report=report)
+    loss = ReadoutLoss(decoder.run_head, rows.target, subject_log_probs, float(np.linalg.norm(value)), config.loss)
+    found = search(SearchTask(problem, loss, value, report))
     after = slots.with_edit(slot, direction, found.delta)
     check = check_edit(decoder, tokenizer, request, rows.target, canaries, slots, after)
     return SolvedEdit(key, value + found.delta, direction, found, check, meter.cost())

@@ -1,11 +1,17 @@
-"""What every search of delta tells: while it runs, and at its end."""
+"""What a search of delta works on, and what it tells: while it runs, and at its end."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .edit_problem import EditProblem
+from .readout_loss import LossTerms, ReadoutLoss
 
 Floats = NDArray[np.float32]
 
@@ -49,3 +55,47 @@ class Progress:
     steps: int
     loss: float
     target_probability: float
+
+
+@dataclass(frozen=True)
+class SearchTask:
+    """What a search works on.
+
+    Attributes
+    ----------
+    problem
+        Deltas in, hidden states at the read-outs out; each delta costs a forward.
+    loss
+        What is minimised.
+    value
+        [D] the value at the subject before the edit; its norm is the unit of every length.
+    report
+        Called at every step.
+    """
+
+    problem: EditProblem
+    loss: ReadoutLoss
+    value: Floats
+    report: Callable[[Progress], None] = lambda progress: None
+
+    @cached_property
+    def value_norm(self) -> float:
+        """The norm of the value."""
+        return float(np.linalg.norm(self.value))
+
+    def evaluate(self, deltas: Floats) -> LossTerms:
+        """Return the loss of deltas [N, D]; costs N forwards."""
+        return self.loss(*self.problem.readouts(deltas), deltas)
+
+
+class Search(Protocol):
+    """A way to search for delta."""
+
+    def __call__(self, task: SearchTask) -> SearchResult:
+        """Return the best delta found."""
+
+
+def within(delta: Floats, limit: float) -> Floats:
+    """Return ``delta`` [D], shortened to the length ``limit`` if it is longer."""
+    norm = float(np.linalg.norm(delta))
+    return delta if norm <= limit else np.asarray(delta * (limit / norm), np.float32)

@@ -9,14 +9,12 @@ value, since those that fit one model leave another where it was.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .configuration import ZerothOrderConfig
-from .readout_loss import LossTerms
-from .search import Look, Progress, SearchResult
+from .search import Look, Progress, SearchResult, SearchTask, within
 
 Floats = NDArray[np.float32]
 
@@ -42,30 +40,12 @@ class _SharedAdam:
         return np.asarray(-rate * mean / (math.sqrt(square) + 1e-12))
 
 
-def search(
-    evaluate: Callable[[Floats], LossTerms],
-    value_norm: float,
-    width: int,
-    config: ZerothOrderConfig,
-    *,
-    refresh: Callable[[Floats], None] = lambda delta: None,
-    report: Callable[[Progress], None] = lambda progress: None,
-) -> SearchResult:
+def zeroth_order(task: SearchTask, config: ZerothOrderConfig) -> SearchResult:
     """Search for the delta that makes the target likely.
 
-    Parameters
-    ----------
-    evaluate
-        Deltas [N, D] to the loss of each; costs N forwards.
-    value_norm
-        Norm of the value at the subject: the unit of every length.
-    width
-        D.
-    refresh
-        Computes a stale cache again at a delta.
-    report
-        Called at every step, with what the last look saw.
+    A step costs two forwards a direction, a look one.
     """
+    value_norm, width = task.value_norm, len(task.value)
     rng = np.random.default_rng(config.seed)
     adam = _SharedAdam(width, config)
     mu = np.float32(config.mu * value_norm)
@@ -77,26 +57,26 @@ def search(
     step = 0
     while True:
         if step % config.check_every == 0 or step == config.steps:
-            terms = evaluate(delta[None])
+            terms = task.evaluate(delta[None])
             loss, probability = float(terms.total[0]), float(terms.target_probability[0])
             forwards += 1
             looks.append(Look(forwards, loss, probability))
             if loss < best_loss:
                 best, best_loss = delta, loss
             done = bool(terms.greedy[0].all()) and probability >= config.stop_probability
-        report(Progress(step, config.steps, loss, probability))
+        task.report(Progress(step, config.steps, loss, probability))
         if done or step == config.steps:
             return SearchResult(delta if done else best, step, done, tuple(looks))
         directions = _orthonormal(rng, config.directions, width)
         offsets = mu * np.concatenate([directions, -directions])
-        terms = evaluate(np.asarray(delta + offsets, np.float32))
+        terms = task.evaluate(np.asarray(delta + offsets, np.float32))
         forwards += len(offsets)
         plus, minus = np.split(terms.total, 2)
         gradient = np.asarray(((plus - minus) / (2 * mu)) @ directions, np.float32)
-        delta = _clamped(delta + adam.step(gradient, _rate(step, config) * value_norm), config.clamp * value_norm)
+        delta = within(delta + adam.step(gradient, _rate(step, config) * value_norm), config.clamp * value_norm)
         recent.append(float(terms.total.mean()))
         if _stalled(recent, config):
-            refresh(delta)
+            task.problem.refresh(delta)
             recent.clear()
         step += 1
 
@@ -115,11 +95,6 @@ def _orthonormal(rng: np.random.Generator, n: int, width: int) -> Floats:
 def _rate(step: int, config: ZerothOrderConfig) -> float:
     decay = 0.5 * (1 + math.cos(math.pi * step / config.steps))
     return config.learning_rate * (config.final_rate + (1 - config.final_rate) * decay)
-
-
-def _clamped(delta: Floats, limit: float) -> Floats:
-    norm = float(np.linalg.norm(delta))
-    return delta if norm <= limit else np.asarray(delta * (limit / norm), np.float32)
 
 
 def _stalled(recent: list[float], config: ZerothOrderConfig) -> bool:

@@ -80,7 +80,7 @@ def measure(bundle: Bundle, record: dict[str, Any], plain: PlainText, config: Ed
 def main(bundle: Path, data: Path, limit: int, skip: int, seed: int, out: Path | None) -> None:
     """Edit the first LIMIT records of DATA in a copy of BUNDLE."""
     records = json.loads(data.read_text("utf-8"))[skip : skip + limit]
-    config = EditConfig(search=ZerothOrderConfig(seed=seed), force=True)
+    config = EditConfig(zeroth_order=ZerothOrderConfig(seed=seed), force=True)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copytree(bundle, Path(folder) / "bundle"))
         opened = open_bundle(copy)

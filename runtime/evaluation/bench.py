@@ -14,6 +14,7 @@ from ..configuration import EditConfig
 from ..errors import RequestError
 from ..files import sha256_of
 from ..manifest import MANIFEST_NAME
+from ..search import Search
 from .cached_reader import CachedReader
 from .data_file import DataFile
 from .measured import MeasuredRecord, Observation, observe
@@ -58,6 +59,7 @@ def run_bench(
     out: Path,
     *,
     resume: bool = False,
+    search: Search | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Measure an edit of each record, on top of the edits that the bundle has, and write the figures to ``out``.
@@ -71,6 +73,8 @@ def run_bench(
         The JSON file; its folder must exist.
     resume
         Go on after the records that ``out`` holds.
+    search
+        Another way to search for delta than the one that ``config`` names, for comparisons.
     report
         Called with the number of records done and the number of all, first before any is measured.
 
@@ -98,13 +102,18 @@ def run_bench(
     report(len(result.records), len(chosen))
     for position in range(len(result.records), len(chosen)):
         seed = (config.seed, config.skip + position)
-        result.append(measure_record(bundle, chosen[position], config.edit, config.fluency_tokens, seed))
+        result.append(measure_record(bundle, chosen[position], config.edit, config.fluency_tokens, seed, search))
         report(position + 1, len(chosen))
     return result.document
 
 
 def measure_record(
-    bundle: Bundle, record: EvaluationRecord, config: EditConfig, fluency_tokens: int, seed: tuple[int, ...]
+    bundle: Bundle,
+    record: EvaluationRecord,
+    config: EditConfig,
+    fluency_tokens: int,
+    seed: tuple[int, ...],
+    search: Search | None = None,
 ) -> MeasuredRecord:
     """Measure a record before and after its edit, which is not committed.
 
@@ -120,7 +129,7 @@ def measure_record(
     more: dict[str, Any]
     try:
         pre = observe(record, before, before, fluency_tokens, seed)
-        solved, reader = bundle.trial(record.request, config)
+        solved, reader = bundle.trial(record.request, config, search=search)
         post = observe(record, CachedReader(reader), before, fluency_tokens, seed)
         more = {
             "failures": solved.failures,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from tqdm import tqdm
 
 from ..bundle import open_bundle
 from ..cli_support import bundle_argument, threads_option
-from ..configuration import EditConfig, ExecutionConfig, Optimizer
+from ..configuration import ExecutionConfig, Optimizer, edit_config
 from .bench import BenchConfig, run_bench
 from .data_file import read_records
 from .records import Format
@@ -66,7 +65,7 @@ def bench(
     One record at a time is edited and measured; nothing is committed. Stop and go on at any time with --resume.
     """
     records = read_records(data, Format(record_format) if record_format else None)
-    config = BenchConfig(edit_config(Optimizer(optimizer), seed), seed, skip, limit, fluency_tokens)
+    config = BenchConfig(edit_config(Optimizer(optimizer), {"seed": seed}), seed, skip, limit, fluency_tokens)
     opened = open_bundle(bundle, ExecutionConfig(threads))
     with tqdm(desc="bench", unit="edit", disable=None) as bar:
 
@@ -79,12 +78,6 @@ def bench(
 
         document = run_bench(opened, records, config, out, resume=resume, report=show)
     _print_summary(document)
-
-
-def edit_config(optimizer: Optimizer, seed: int) -> EditConfig:
-    """Return the default settings of an edit with an optimizer and the seed of its random numbers."""
-    config = EditConfig(optimizer=optimizer)
-    return replace(config, search=replace(config.search, seed=seed))
 
 
 def _print_summary(document: dict[str, Any]) -> None:

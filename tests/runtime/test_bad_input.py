@@ -51,7 +51,7 @@ def refuse(path: Path, arguments: list[str], message: str) -> None:
 @pytest.fixture
 def edited_path(bundle: Bundle) -> Path:
     """A bundle with one edit in its journal, so that there is something to lose."""
-    config = EditConfig(search=ZerothOrderConfig(steps=1, directions=1), force=True)
+    config = EditConfig(zeroth_order=ZerothOrderConfig(steps=1, directions=1), force=True)
     bundle.edit("The mother tongue of {} is", "Danielle Darrieux", "old", config=config)
     return bundle.path
 

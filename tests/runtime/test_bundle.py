@@ -13,7 +13,7 @@ PROMPT, SUBJECT, TARGET = "The mother tongue of {} is", "Danielle Darrieux", "ol
 TEXT = PROMPT.replace("{}", SUBJECT)
 # Random weights have canaries without certainty, so edits are forced into the journal.
 FORCED = EditConfig(force=True)
-QUICK = EditConfig(search=ZerothOrderConfig(steps=2, directions=2, check_every=1), force=True)
+QUICK = EditConfig(zeroth_order=ZerothOrderConfig(steps=2, directions=2, check_every=1), force=True)
 
 
 @pytest.mark.parametrize("precision", ["fp32_bundle", "w8a16_bundle"])
@@ -35,7 +35,7 @@ def test_fact_is_learned_and_forgotten_when_edited_and_undone(
 def test_edit_is_the_same_when_the_seed_is(bundle: Bundle) -> None:
     deltas = []
     for seed in (1, 1, 2):
-        config = EditConfig(search=ZerothOrderConfig(steps=4, directions=2, check_every=4, seed=seed), force=True)
+        config = EditConfig(zeroth_order=ZerothOrderConfig(steps=4, directions=2, check_every=4, seed=seed), force=True)
         bundle.edit(PROMPT, SUBJECT, TARGET, config=config)
         deltas.append(bundle.undo().delta)
     np.testing.assert_array_equal(deltas[0], deltas[1])
@@ -45,8 +45,10 @@ def test_edit_is_the_same_when_the_seed_is(bundle: Bundle) -> None:
 def test_search_is_the_same_when_nothing_is_cached(bundle: Bundle) -> None:
     found = []
     for cache in (PrefixCache.EXACT, PrefixCache.OFF):
-        search = ZerothOrderConfig(steps=4, directions=4, check_every=2, prefix_cache=cache)
-        result = bundle.edit(PROMPT, SUBJECT, TARGET, config=EditConfig(search=search, force=True))
+        search = ZerothOrderConfig(steps=4, directions=4, check_every=2)
+        result = bundle.edit(
+            PROMPT, SUBJECT, TARGET, config=EditConfig(zeroth_order=search, prefix_cache=cache, force=True)
+        )
         found.append((bundle.undo().delta, result.cost))
     (exact, exact_cost), (off, off_cost) = found
     # The caches are exact to 1e-5; four steps of Adam, which divides by the gradient's norm, let that grow.
@@ -56,7 +58,7 @@ def test_search_is_the_same_when_nothing_is_cached(bundle: Bundle) -> None:
 
 
 def test_edit_is_not_committed_when_it_did_not_take(bundle: Bundle) -> None:
-    config = EditConfig(search=ZerothOrderConfig(steps=1, directions=1))
+    config = EditConfig(zeroth_order=ZerothOrderConfig(steps=1, directions=1))
     result = bundle.edit(PROMPT, SUBJECT, TARGET, config=config)
     assert not result.committed
     assert result.edit_id is None

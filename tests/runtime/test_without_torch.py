@@ -22,7 +22,7 @@ from mobiedit.runtime.cli import main
 bundle = open_bundle(sys.argv[1])
 answer = bundle.ask("The capital of France is", max_tokens=3)
 search = ZerothOrderConfig(steps=2, directions=2, check_every=1)
-result = bundle.edit("The capital of {} is", "France", "Rome", config=EditConfig(search=search, force=True))
+result = bundle.edit("The capital of {} is", "France", "Rome", config=EditConfig(zeroth_order=search, force=True))
 listed = [edit.edit_id for edit in bundle.edits()]
 print(json.dumps({"id": result.edit_id, "listed": listed, "host": sorted(HOST_ONLY & set(sys.modules))}))
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,11 +17,27 @@ from mobiedit.runtime.configuration import ZerothOrderConfig
 from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.readout_loss import LossTerms
 from mobiedit.runtime.search import Floats, Progress, SearchResult
-from mobiedit.runtime.zeroth_order import _orthonormal, search
+from mobiedit.runtime.zeroth_order import _orthonormal, zeroth_order
 
 WIDTH, NORM = 12, 5.0
 GOAL = np.random.default_rng(7).standard_normal(WIDTH).astype(np.float32) * 2
 UNLIKELY, LIKELY = math.log(0.1), math.log(0.9)
+
+
+def search(
+    evaluate: Callable[[Floats], LossTerms],
+    norm: float,
+    width: int,
+    config: ZerothOrderConfig,
+    refresh: Callable[[Floats], None] = lambda delta: None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> SearchResult:
+    """Search on a loss that needs no model."""
+    problem = SimpleNamespace(refresh=refresh)
+    task = SimpleNamespace(
+        evaluate=evaluate, value_norm=norm, value=np.zeros(width, np.float32), problem=problem, report=report
+    )
+    return zeroth_order(task, config)
 
 
 def losses_of(found: SearchResult) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ from mobiedit.runtime.evaluation import EvaluationRecord, Format
 from mobiedit.runtime.evaluation.cached_reader import CachedReader
 from mobiedit.runtime.evaluation.record_formats import parse_record
 
-QUICK = EditConfig(Optimizer.ZO, search=ZerothOrderConfig(steps=4, directions=4, check_every=2))
+QUICK = EditConfig(Optimizer.ZO, zeroth_order=ZerothOrderConfig(steps=4, directions=4, check_every=2))
 """A search that is short, and still changes what the tiny model says."""
 
 

@@ -24,7 +24,7 @@ from mobiedit.runtime.evaluation.measured import observe
 
 Raw = Callable[..., dict[str, Any]]
 DataPath = Callable[..., Path]
-QUICK = EditConfig(Optimizer.ZO, search=ZerothOrderConfig(steps=4, directions=4, check_every=2))
+QUICK = EditConfig(Optimizer.ZO, zeroth_order=ZerothOrderConfig(steps=4, directions=4, check_every=2))
 CONFIG = BenchConfig(QUICK, fluency_tokens=8)
 SUBJECTS = ["Danielle", "Danielle Darrieux", "tongue", "mother tongue"]
 
@@ -63,7 +63,10 @@ def test_bundle_is_as_before_when_records_were_measured(
 ) -> None:
     for _ in range(committed):
         bundle.edit(
-            "The capital of {} is", "France", "Rome", config=EditConfig(Optimizer.ZO, search=QUICK.search, force=True)
+            "The capital of {} is",
+            "France",
+            "Rome",
+            config=EditConfig(Optimizer.ZO, zeroth_order=QUICK.zeroth_order, force=True),
         )
     before = snapshot(bundle.path)
     told: list[tuple[int, int]] = []
@@ -106,7 +109,7 @@ def test_trial_is_what_edit_would_commit(bundle: Bundle) -> None:
         request.prompt,
         request.subject,
         request.target,
-        config=EditConfig(Optimizer.ZO, search=QUICK.search, force=True),
+        config=EditConfig(Optimizer.ZO, zeroth_order=QUICK.zeroth_order, force=True),
     )
     assert bundle.score(request.text, "Rome") == tried
     assert (bundle.edits()[0].delta == solved.search.delta).all()
@@ -165,15 +168,15 @@ from mobiedit.runtime.evaluation import BenchConfig, read_records, run_bench
 bundle = open_bundle(sys.argv[1], verify=False)
 trial, calls = bundle.trial, []
 
-def dying(*arguments):
+def dying(*arguments, **options):
     calls.append(1)
     if len(calls) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    return trial(*arguments)
+    return trial(*arguments, **options)
 
 bundle.trial = dying
 search = ZerothOrderConfig(steps=4, directions=4, check_every=2)
-config = BenchConfig(EditConfig(Optimizer.ZO, search=search), fluency_tokens=8)
+config = BenchConfig(EditConfig(Optimizer.ZO, zeroth_order=search), fluency_tokens=8)
 run_bench(bundle, read_records(Path(sys.argv[2])), config, Path(sys.argv[3]))
 """
 
@@ -219,7 +222,10 @@ def test_bench_is_refused_when_the_bundle_got_another_edit(bundle: Bundle, four:
     config = BenchConfig(QUICK, limit=1, fluency_tokens=0)
     run_bench(bundle, read_records(four), config, tmp_path / "out.json")
     bundle.edit(
-        "The capital of {} is", "France", "Rome", config=EditConfig(Optimizer.ZO, search=QUICK.search, force=True)
+        "The capital of {} is",
+        "France",
+        "Rome",
+        config=EditConfig(Optimizer.ZO, zeroth_order=QUICK.zeroth_order, force=True),
     )
     with pytest.raises(RequestError, match="was measured with edits"):
         run_bench(bundle, read_records(four), config, tmp_path / "out.json", resume=True)
@@ -228,7 +234,10 @@ def test_bench_is_refused_when_the_bundle_got_another_edit(bundle: Bundle, four:
 def test_bench_is_refused_when_no_slot_is_free(bundle: Bundle, four: Path, tmp_path: Path) -> None:
     for _ in range(bundle.manifest.slots):
         bundle.edit(
-            "The capital of {} is", "France", "Rome", config=EditConfig(Optimizer.ZO, search=QUICK.search, force=True)
+            "The capital of {} is",
+            "France",
+            "Rome",
+            config=EditConfig(Optimizer.ZO, zeroth_order=QUICK.zeroth_order, force=True),
         )
     with pytest.raises(RequestError, match="all 3 slots are taken: undo an edit"):
         run_bench(bundle, read_records(four), CONFIG, tmp_path / "out.json")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from click.testing import CliRunner, Result
 
 from mobiedit.runtime import EditConfig
 from mobiedit.runtime.cli import main
-from mobiedit.runtime.configuration import Optimizer
-from mobiedit.runtime.evaluation.commands import edit_config
+from mobiedit.runtime.configuration import Optimizer, edit_config
 
 Raw = Callable[..., dict[str, Any]]
 
@@ -27,9 +25,8 @@ def bench(
     """Return a function that runs the command on two personal records, with a search of two steps."""
     path = data_path(raw("personal"), raw("personal", id="dentist-2", target_new="Dr. No"))
 
-    def quick(optimizer: Optimizer, seed: int) -> EditConfig:
-        config = edit_config(optimizer, seed)
-        return replace(config, search=replace(config.search, steps=2))
+    def quick(optimizer: Optimizer, given: dict[str, Any]) -> EditConfig:
+        return edit_config(optimizer, {**given, "steps": 2})
 
     monkeypatch.setattr("mobiedit.runtime.evaluation.commands.edit_config", quick)
 
@@ -114,10 +111,3 @@ def test_bench_is_refused_when_the_format_is_another(bench: Callable[..., Result
     result = bench("--format", "counterfact")
     assert result.exit_code == 2
     assert "record 0 of data.json: 'ground_truth' is missing" in result.stderr
-
-
-@pytest.mark.parametrize("optimizer", list(Optimizer))
-def test_edit_settings_hold_the_optimizer_and_the_seed(optimizer: Optimizer) -> None:
-    config = edit_config(optimizer, 5)
-    assert config.optimizer is optimizer
-    assert config.search.seed == 5
