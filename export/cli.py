@@ -46,6 +46,12 @@ _LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
     default=10.0,
     help="Key vectors for the statistics, as a multiple of the MLP's width.",
 )
+@click.option(
+    "--facts",
+    type=click.Path(path_type=Path),
+    help="Evaluation records that the lens is fitted on; the project's own relations by default.",
+)
+@click.option("--lens-rows", type=int, default=6000, help="Facts that the fitting of the lens sees.")
 @click.option("--slots", type=int, default=32, help="Edits that the bundle holds at once.")
 @click.option("--revision", help="Revision of a Hub id.")
 @click.option("--trust-remote-code", is_flag=True, help="Let code in the checkpoint run.")
@@ -90,6 +96,7 @@ def main(model: str, out: Path, layer: str, dry_run: bool, as_json: bool, **opti
                 "bundle": str(out),
                 "edit_layer": manifest.edit_layer,
                 "checks": manifest.checks,
+                "statistics": manifest.statistics,
                 "notes": list(report.notes),
             }
         )
@@ -100,6 +107,12 @@ def main(model: str, out: Path, layer: str, dry_run: bool, as_json: bool, **opti
     click.echo(f"wrote {out}: {manifest.base.name}, {layers}, {manifest.precision}")
     click.echo(
         f"  FP32 graphs against the source model: largest logit difference {report.fp32.max_abs_logit_difference:.1e}"
+    )
+    lens = manifest.statistics["lens"]
+    losses = " -> ".join(f"{loss:.2f}" for loss in lens["held_out_nll"])
+    click.echo(
+        f"  lens: {lens['bytes'] / 2**20:.1f} MiB, {lens['rows']} facts in {lens['seconds']:.0f} s; "
+        f"NLL of other facts at no delta, start, steps: {losses}"
     )
     click.echo(
         f"  {manifest.precision} graphs: cosine {written.mean_cosine:.4f}, NLL {written.nll:.3f} "

@@ -41,6 +41,10 @@ class ExportConfig:
         A file with one sentence a line, or None for the project's own.
     dynamic_multiplier
         Key vectors for the statistics, as a multiple of the MLP's width.
+    facts
+        Evaluation records that the lens is fitted on, or None for the project's own relations.
+    lens_rows
+        Facts that the fitting sees.
     slots
         Edits that the bundle holds at once.
     """
@@ -52,6 +56,8 @@ class ExportConfig:
     target: Target = Target.CPU
     calibration_text: Path | None = None
     dynamic_multiplier: float = 10.0
+    facts: Path | None = None
+    lens_rows: int = 6000
     slots: int = 32
     revision: str | None = None
     trust_remote_code: bool = False
@@ -61,6 +67,8 @@ class ExportConfig:
         """Refuse what cannot be exported."""
         if self.slots < 1:
             raise RequestError("--slots must be 1 or more: give the number of edits that the bundle shall hold")
+        if self.lens_rows < 1:
+            raise RequestError("--lens-rows must be 1 or more: 6000 is a good value")
         if not (math.isfinite(self.dynamic_multiplier) and self.dynamic_multiplier > 0):
             raise RequestError("--dynamic-multiplier must be above 0: 10 is a good value")
         if self.target is Target.QNN and self.precision is not Precision.W8A16:

@@ -19,7 +19,7 @@ from mobiedit.calibration.graph_inputs import record_graph_inputs
 from mobiedit.calibration.key_statistics import KeyStatistics, collect_key_statistics
 from mobiedit.calibration.sink import choose_sink, sink_cache
 from mobiedit.calibration.text import default_text, held_out_text, read_text
-from mobiedit.runtime.bundle_layout import CONSTANTS, EMBEDDING, GRAPHS, KEY_STATISTICS, TOKENIZER, graph_file
+from mobiedit.runtime.bundle_layout import CONSTANTS, EMBEDDING, GRAPHS, KEY_STATISTICS, LENS, TOKENIZER, graph_file
 from mobiedit.runtime.bundle_parts import load_parts
 from mobiedit.runtime.bundle_writer import BundleWriter, save_tensors
 from mobiedit.runtime.configuration import ExecutionConfig
@@ -36,6 +36,7 @@ from .checkpoint import Checkpoint, find_source, load_checkpoint, read_config, s
 from .configuration import ExportConfig, Precision, Target
 from .edit_layer import choose_layer
 from .graphs import graph_specs, write_graph
+from .lens_stage import fit_export_lens
 from .npu_check import compare_on_npu, require_simulator
 from .plan import Plan, plan_export
 from .progress import Stages
@@ -129,18 +130,22 @@ class _Export:
             sink = choose_sink(model, tokenizer, _spread(self._lines, _SINK_LINES))
         tokenizer.backend_tokenizer.save(str(self._writer.folder / TOKENIZER))
         if self._config.precision is not Precision.FP32:
-            save_tensors(self._writer.folder / EMBEDDING, {"embedding": _half(self._embedding)})
+            halves = {name: _half(rows) for name, rows in self._token_rows().items()}
+            save_tensors(self._writer.folder / EMBEDDING, halves)
         with self._fp32_folder() as work:
             self._write_fp32(work, sink.token)
             fp32 = self._compare("check the FP32 graphs", self._parts(work), sink.token)
             require_exact(fp32)
+            statistics = self._key_statistics(sink.token)
+            lens = self._fit_lens(work, statistics)
             if self._config.precision is not Precision.FP32:
                 self._write_quantised(work)
         written, canaries = self._check_written(fp32, sink.token)
         npu = self._check_npu() if self._config.target is Target.QNN else {}
-        statistics = self._key_statistics(sink.token)
         checks = {"fp32": fp32.to_dict(), "written": written.to_dict(), "sink_nll": sink.evidence, "npu_cosine": npu}
-        manifest = self._manifest(sink.token, canaries, statistics, checks)
+        manifest = self._manifest(
+            sink.token, canaries, {"keys": statistics.keys, "wanted": statistics.wanted, "lens": lens}, checks
+        )
         with self._stages.stage("write the manifest"):
             self._writer.finish(to_json(manifest))
         return ExportReport(manifest, fp32, written, _notes(statistics))
@@ -166,13 +171,15 @@ class _Export:
         sink_tensors = dict(zip(names, sink_cache(checkpoint.model, sink), strict=True))
         frequencies = checkpoint.model.model.rotary_emb.inv_freq.numpy().astype(np.float32)
         save_tensors(work / CONSTANTS, {"inverse_frequencies": frequencies, **sink_tensors})
-        save_tensors(work / EMBEDDING, {"embedding": self._embedding})
+        save_tensors(work / EMBEDDING, self._token_rows())
 
-    @property
-    def _embedding(self) -> NDArray[np.float32]:
-        """[V, D] of the source model."""
-        embedding: NDArray[np.float32] = self._checkpoint.model.model.embed_tokens.weight.numpy()
-        return embedding
+    def _token_rows(self) -> dict[str, NDArray[np.float32]]:
+        """The source model's embedding [V, D], and the head's rows where they are others."""
+        model = self._checkpoint.model
+        rows = {"embedding": model.model.embed_tokens.weight.detach().numpy()}
+        if not self._checkpoint.shape.tied_head:
+            rows["unembedding"] = model.lm_head.weight.detach().numpy()
+        return rows
 
     def _write_quantised(self, work: Path) -> None:
         """Write the bundle's graphs from the FP32 ones; constants and edit layer are the same."""
@@ -227,6 +234,24 @@ class _Export:
         save_tensors(self._writer.folder / KEY_STATISTICS, {"inverse_covariance": statistics.inverse_covariance})
         return statistics
 
+    def _fit_lens(self, work: Path, statistics: KeyStatistics) -> dict[str, Any]:
+        """Fit and write the lens; return what the manifest says of it."""
+        folder = self._writer.folder
+        with self._stages.stage("fit the lens", self._config.lens_rows) as advance:
+            lens = fit_export_lens(
+                self._checkpoint,
+                Decoder(self._parts(work), CostMeter()),
+                Tokenizer(folder / TOKENIZER),
+                self._layer,
+                statistics.inverse_covariance,
+                self._lines,
+                ROW_PREFIXES,
+                self._config,
+                advance,
+            )
+        save_tensors(folder / LENS, lens.tensors)
+        return {"bytes": (folder / LENS).stat().st_size, **lens.evidence}
+
     def _parts(self, folder: Path) -> DecoderParts:
         return load_parts(folder, self._checkpoint.shape, self._layer, MASK_VALUE, ExecutionConfig(), fold_weights=True)
 
@@ -235,7 +260,7 @@ class _Export:
         return [tokenizer(line, add_special_tokens=False).input_ids[:_CHECK_TOKENS] for line in lines]
 
     def _manifest(
-        self, sink: int, canaries: tuple[str, ...], statistics: KeyStatistics, checks: dict[str, Any]
+        self, sink: int, canaries: tuple[str, ...], statistics: dict[str, Any], checks: dict[str, Any]
     ) -> Manifest:
         config, checkpoint = self._config, self._checkpoint
         tools = ("mobiedit", "torch", "transformers", "onnx", "onnxruntime")
@@ -252,7 +277,7 @@ class _Export:
             slots=config.slots,
             row_prefixes=ROW_PREFIXES,
             canaries=canaries,
-            statistics={"keys": statistics.keys, "wanted": statistics.wanted, "multiplier": config.dynamic_multiplier},
+            statistics={**statistics, "multiplier": config.dynamic_multiplier},
             checks=checks,
             tools={name: importlib.metadata.version(name) for name in tools},
             created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mobiedit.runtime.bundle_layout import EMBEDDING, KEY_STATISTICS
+from mobiedit.calibration.lens import LensConfig, lens_numbers
+from mobiedit.runtime.bundle_layout import EMBEDDING, KEY_STATISTICS, LENS
 from mobiedit.runtime.manifest import ModelShape
 
 from .configuration import Precision
 from .weight_only import BLOCK
 
-_FP32 = 4
+_FP32, _HALF = 4, 2
 _BYTES_PER_WEIGHT = {Precision.FP32: 4.0, Precision.W8A16: 1.0, Precision.W8: 1.0 + _FP32 / BLOCK}
 _LIBRARIES = 900e6  # resident after importing torch, transformers and ONNX Runtime, with their arenas
 _FP32_COPIES = {Precision.FP32: 2.0, Precision.W8A16: 2.4, Precision.W8: 1.9}
@@ -53,7 +54,8 @@ def plan_export(shape: ModelShape, layer: int, precision: Precision) -> Plan:
         "edit.onnx": _FP32 * mlp,
         "suffix.onnx": round(weight * (shape.n_layers - 1 - layer) * (attention + mlp)),
         "head.onnx": round(weight * vocabulary),
-        EMBEDDING: vocabulary * (_FP32 if precision is Precision.FP32 else 2),
+        EMBEDDING: vocabulary * (1 if shape.tied_head else 2) * (_FP32 if precision is Precision.FP32 else _HALF),
+        LENS: _HALF * lens_numbers(shape.width, LensConfig()),
         KEY_STATISTICS: _FP32 * shape.mlp_width**2,
     }
     layers = shape.n_layers * (attention + mlp)

@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle_layout import EDITS, KEY_STATISTICS, TOKENIZER
+from .bundle_layout import EDITS, KEY_STATISTICS, LENS, TOKENIZER
 from .bundle_parts import load_parts, read_tensors
 from .configuration import EditConfig, ExecutionConfig, Optimizer
 from .costs import CostMeter
 from .decoder import Decoder, Slots
 from .editor import EditResult, SolvedEdit, solve_edit
 from .errors import BundleError, JournalError, RequestError
+from .gauss_newton import gauss_newton
 from .journal import EditRecord, Journal, JournalState, new_edit_id
+from .lens import Lens
 from .lock import editing_lock
 from .manifest import Manifest, read_manifest, verify_files
 from .prompt_rows import EditRequest
@@ -112,7 +114,7 @@ class Bundle:
         with editing_lock(self.path / EDITS):
             solved, _ = self._solve(request, config, self._search(config), report)
             commit = config.force or not solved.failures
-            result = _result(new_edit_id() if commit else None, solved, config.optimizer)
+            result = solved.result(new_edit_id() if commit else None, config.optimizer)
             if commit:
                 self._journal.append_edit(self._record(request, solved, result))
         return result
@@ -256,7 +258,13 @@ class Bundle:
         return solved, slots.with_edit(slot, solved.direction, solved.search.delta)
 
     def _search(self, config: EditConfig) -> Search:
+        if config.optimizer is Optimizer.GN:
+            return partial(gauss_newton, config=config.gauss_newton, lens=self._lens)
         return partial(zeroth_order, config=config.zeroth_order)
+
+    @cached_property
+    def _lens(self) -> Lens:
+        return Lens.read(self.path / LENS)
 
     def _slots(self, state: JournalState) -> Slots:
         slots = Slots.empty(self.manifest.slots, self.manifest.shape)
@@ -293,15 +301,3 @@ def edit_base(manifest: Manifest) -> str:
     """Return the hash of all that an edit depends on: weights, edit layer and sink token."""
     parts = (manifest.base.weights_sha256, str(manifest.edit_layer), str(manifest.sink_token))
     return hashlib.sha256(":".join(parts).encode()).hexdigest()
-
-
-def _result(edit_id: str | None, solved: SolvedEdit, optimizer: Optimizer) -> EditResult:
-    return EditResult(
-        edit_id=edit_id,
-        optimizer=optimizer.value,
-        steps=solved.search.steps,
-        stopped_early=solved.search.stopped_early,
-        failures=solved.failures,
-        check=solved.check,
-        cost=solved.cost,
-    )

@@ -6,9 +6,11 @@ GRAPHS = ("prefix", "edit", "suffix", "head")
 CONSTANTS = "constants.safetensors"
 """Tensors ``inverse_frequencies`` [head_dim / 2]; ``sink_k.i``, ``sink_v.i`` [1, n_kv, 1, head_dim] of each layer."""
 EMBEDDING = "embedding.safetensors"
-"""Tensor ``embedding`` [V, D], float16 or float32."""
+"""Tensor ``embedding`` [V, D], float16 or float32; and ``unembedding``, where the head has weights of its own."""
 KEY_STATISTICS = "key_statistics.safetensors"
 """Tensor ``inverse_covariance`` [F, F], float32."""
+LENS = "lens.safetensors"
+"""The fields of `Lens`, float16."""
 TOKENIZER = "tokenizer.json"
 EDITS = "edits"
 

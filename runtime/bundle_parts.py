@@ -37,6 +37,7 @@ def load_parts(
     missing = [name for name in ("inverse_frequencies", *names) if name not in constants]
     if missing:
         raise BundleError(f"{CONSTANTS} lacks {missing[0]!r}: export the bundle again")
+    rows = read_tensors(folder / EMBEDDING)
     prefix, edit, suffix, head = (
         Graph(folder / graph_file(name), config, fold_weights=fold_weights) for name in GRAPHS
     )
@@ -45,7 +46,8 @@ def load_parts(
         edit=edit,
         suffix=suffix,
         head=head,
-        embedding=read_tensors(folder / EMBEDDING)["embedding"],
+        embedding=rows["embedding"],
+        unembedding=rows["embedding" if shape.tied_head else "unembedding"],
         inverse_frequencies=constants["inverse_frequencies"],
         sink=tuple(constants[name] for name in names),
         shape=shape,

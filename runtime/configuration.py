@@ -103,6 +103,66 @@ class ZerothOrderConfig:
 
 
 @dataclass(frozen=True)
+class GaussNewtonConfig:
+    """The forward-only Gauss-Newton search.
+
+    Attributes
+    ----------
+    steps
+        Upper limit of steps: those of the lens, and epochs.
+    forwards
+        Forwards after which no further epoch begins.
+    refinements
+        Steps of the lens alone before the first epoch.
+    directions
+        Differences an epoch.
+    spare_directions
+        How many of them come from the gradient subspace, whatever the lens proposes.
+    mu
+        Length of a perturbation, relative to the norm of the value at the subject.
+    jacobian_rows
+        Rewriting rows that a column is read from, the bare prompt first: rows hardly differ in their derivatives.
+    top_tokens
+        Tokens of each read-out that the inner model keeps.
+    damping
+        Penalty of the first epoch's step, times its squared relative length.
+    clamp
+        Largest norm of delta, relative to the value's.
+    stop_probability
+        Mean probability of the target over the rewriting rows at which the search ends, once greedy decoding yields the
+        target in each.
+    seed
+        Seed of the directions behind the gradient subspace.
+    """
+
+    steps: int = 80
+    forwards: int = 1000
+    refinements: int = 6
+    directions: int = 16
+    spare_directions: int = 4
+    mu: float = 0.05
+    jacobian_rows: int = 2
+    top_tokens: int = 64
+    damping: float = 1.0
+    clamp: float = 4.0
+    stop_probability: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be searched with."""
+        if min(self.steps, self.forwards, self.directions, self.jacobian_rows, self.top_tokens) < 1:
+            raise RequestError(
+                "steps, forwards, directions, jacobian_rows and top_tokens must be 1 or more: give positive numbers"
+            )
+        if min(self.refinements, self.spare_directions, self.seed) < 0:
+            raise RequestError("refinements, spare_directions and seed must be 0 or more: give whole numbers")
+        if not all(math.isfinite(x) and x > 0 for x in (self.mu, self.damping, self.clamp)):
+            raise RequestError("mu, damping and clamp must be above 0: give positive numbers")
+        if not 0 < self.stop_probability < 1:
+            raise RequestError("the stop probability must lie between 0 and 1: give for example 0.95")
+
+
+@dataclass(frozen=True)
 class EditConfig:
     """One edit's settings.
 
@@ -118,8 +178,9 @@ class EditConfig:
         Commit even when the check fails.
     """
 
-    optimizer: Optimizer = Optimizer.ZO
+    optimizer: Optimizer = Optimizer.GN
     loss: LossConfig = field(default_factory=LossConfig)
+    gauss_newton: GaussNewtonConfig = field(default_factory=GaussNewtonConfig)
     zeroth_order: ZerothOrderConfig = field(default_factory=ZerothOrderConfig)
     prefix_cache: PrefixCache = PrefixCache.EXACT
     stale_tokens: int = 10
@@ -132,9 +193,9 @@ class EditConfig:
         return self.of_optimizer.steps
 
     @property
-    def of_optimizer(self) -> ZerothOrderConfig:
+    def of_optimizer(self) -> GaussNewtonConfig | ZerothOrderConfig:
         """The optimiser's own settings."""
-        return self.zeroth_order
+        return self.gauss_newton if self.optimizer is Optimizer.GN else self.zeroth_order
 
 
 def edit_config(optimizer: Optimizer, given: Mapping[str, Any]) -> EditConfig:
@@ -154,6 +215,8 @@ def edit_config(optimizer: Optimizer, given: Mapping[str, Any]) -> EditConfig:
         raise RequestError(
             f"--{option} means nothing to the optimizer {optimizer}: leave it out, or choose another one"
         )
+    if isinstance(own, GaussNewtonConfig):
+        return replace(config, gauss_newton=replace(own, **chosen))
     return replace(config, zeroth_order=replace(own, **chosen))
 
 

@@ -98,6 +98,8 @@ class DecoderParts:
     ----------
     embedding
         [V, D] float16 or float32, possibly a memory map.
+    unembedding
+        The vocabulary projection's rows, of the same form; the embedding itself where the two are tied.
     inverse_frequencies
         [head_dim / 2] float32 of the rotary embedding.
     sink
@@ -111,6 +113,7 @@ class DecoderParts:
     suffix: Graph
     head: Graph
     embedding: NDArray[Any]
+    unembedding: NDArray[Any]
     inverse_frequencies: Floats
     sink: tuple[Floats, ...]
     shape: ModelShape
@@ -156,6 +159,10 @@ class Decoder:
             )
         hidden = self._parts.embedding[ids].astype(np.float32)
         return self._run_segment(self._parts.prefix, hidden, cache, self.prefix_layers)
+
+    def unembedding(self, tokens: Integers) -> Floats:
+        """Return the rows [k, D] of the vocabulary projection for k tokens."""
+        return self._parts.unembedding[tokens].astype(np.float32)
 
     def run_edit(self, residual: Floats, slots: Slots) -> EditLayerOutput:
         """Run the edit layer's MLP with the slots applied."""

@@ -49,6 +49,10 @@ class Prefill:
         keys = self.edited.keys[np.arange(len(rows.all)), rows.subjects][: len(rows.rewriting)]
         return np.asarray((keys[0] + keys[1:].mean(axis=0)) / 2 if len(keys) > 1 else keys[0])
 
+    def subject_hidden(self, rows: PromptRows) -> Floats:
+        """[R, D] residual stream behind the edit layer at the subject's last token of each rewriting row."""
+        return np.asarray(self.edited.hidden[np.arange(len(rows.rewriting)), rows.subjects[:-1]])
+
     def subject_value(self, rows: PromptRows) -> Floats:
         """[D] value at the subject's last token of the bare prompt."""
         return np.asarray(self.edited.values[0, rows.subjects[0]])
@@ -104,6 +108,17 @@ class EditProblem:
         What a forward reuses.
     stale_tokens
         Tokens of each row that the stale policy keeps.
+
+    Attributes
+    ----------
+    rows
+        The prompt rows.
+    meter
+        Where forwards are counted, also by a search that runs them elsewhere.
+    window
+        The tokens that a forward computes.
+    initial_readouts, initial_subject
+        The read-outs without delta, as `readouts` returns them for one delta.
     """
 
     def __init__(
@@ -118,38 +133,46 @@ class EditProblem:
         stale_tokens: int = 10,
     ) -> None:
         self._decoder = decoder
-        self._rows = rows
+        self.rows = rows
         self._slots = slots
-        self._meter = meter
+        self.meter = meter
         self._policy = prefix_cache
         self._hidden = filled.edited.hidden
         behind_subject = np.arange(self._hidden.shape[1]) >= rows.subjects[:, None]
         self._scales = np.where(behind_subject, filled.edited.keys @ direction, 0).astype(np.float32)
         first_readout = np.array([row.readouts[0] for row in rows.all])
         self._stale_starts = np.minimum(stale_tokens, first_readout)
-        self.initial_readouts, self.initial_subject = self._read(filled.final[None], np.zeros_like(rows.lengths))
-        """The read-outs without delta, as ``readouts`` returns them for one delta."""
+        self.initial_readouts, self.initial_subject = self._read(
+            filled.final[None], np.zeros_like(rows.lengths), np.arange(len(rows.all))
+        )
         self.window = self._open_window(filled.suffix_new)
-        self._expanded: tuple[int, LayerCache] | None = None
+        self._expanded: tuple[tuple[int, int], LayerCache] | None = None
 
-    def readouts(self, deltas: Floats) -> tuple[Floats, Floats]:
+    def readouts(self, deltas: Floats, rows: int | None = None) -> tuple[Floats, Floats]:
         """Run one forward for each delta.
 
         Parameters
         ----------
         deltas
             [N, D].
+        rows
+            Rewriting rows to run, from the first; the subject row always runs. None takes all. A delta counts as a
+            forward whatever the rows.
 
         Returns
         -------
         tuple
             Normalised hidden states at the read-outs of the rewriting rows [N, R, t, D], and of the subject row [N, D].
         """
-        n, rows = len(deltas), len(self._rows.all)
-        self._meter.forwards += n
-        hidden = self._base_hidden(n) + self.window.scales[:, :, None] * deltas[:, None, None, :]
-        final, _ = self._decoder.run_suffix(hidden.reshape(n * rows, *hidden.shape[2:]), self._cache_for(n))
-        return self._read(final.reshape(n, rows, *final.shape[1:]), self.window.starts)
+        n = len(deltas)
+        chosen = np.arange(len(self.rows.all))
+        if rows is not None:
+            chosen = np.append(chosen[:-1][:rows], chosen[-1])
+        self.meter.forwards += n
+        hidden = self._base_hidden(n)[:, chosen] + self.window.scales[chosen, :, None] * deltas[:, None, None, :]
+        hidden = hidden.reshape(n * len(chosen), *hidden.shape[2:])
+        final, _ = self._decoder.run_suffix(hidden, self._cache_for(n, chosen))
+        return self._read(final.reshape(n, len(chosen), *final.shape[1:]), self.window.starts, chosen)
 
     def refresh(self, delta: Floats) -> None:
         """Compute the stale policy's cache again with ``delta`` [D] in place; the others have nothing to do."""
@@ -162,11 +185,11 @@ class EditProblem:
 
     def _open_window(self, new: tuple[Floats, ...]) -> Window:
         """Return the window of the policy, from the suffix's K and V of all tokens."""
-        batch = len(self._rows.all)
+        batch = len(self.rows.all)
         if self._policy is PrefixCache.OFF:
             return Window(np.zeros(batch, np.int64), self._hidden, self._scales, self._sink(batch))
-        starts = self._rows.subjects if self._policy is PrefixCache.EXACT else self._stale_starts
-        tokens = int((self._rows.lengths - starts).max())
+        starts = self.rows.subjects if self._policy is PrefixCache.EXACT else self._stale_starts
+        tokens = int((self.rows.lengths - starts).max())
         index = np.minimum(starts[:, None] + np.arange(tokens), self._hidden.shape[1] - 1)
         hidden = np.take_along_axis(self._hidden, index[:, :, None], axis=1)
         scales = np.take_along_axis(self._scales, index, axis=1)
@@ -176,24 +199,21 @@ class EditProblem:
         """[1 or N, B, T, D] the window's tokens; without a cache, computed for each delta from the embeddings on."""
         if self._policy is not PrefixCache.OFF:
             return self.window.hidden[None]
-        ids = np.tile(self._rows.padded_ids(), (n, 1))
+        ids = np.tile(self.rows.padded_ids(), (n, 1))
         hidden = _through_edit_layer(self._decoder, ids, self._slots).hidden
         return hidden.reshape(n, -1, *hidden.shape[1:])
 
-    def _cache_for(self, n: int) -> LayerCache:
+    def _cache_for(self, n: int, chosen: Integers) -> LayerCache:
         # Steps come with the same number of deltas again and again: the repeated cache is worth keeping.
-        if self._expanded is None or self._expanded[0] != n:
-            rows = np.tile(np.arange(len(self._rows.all)), n)
-            self._expanded = (n, self.window.cache.take(rows))
+        if self._expanded is None or self._expanded[0] != (n, len(chosen)):
+            self._expanded = ((n, len(chosen)), self.window.cache.take(np.tile(chosen, n)))
         return self._expanded[1]
 
     def _sink(self, batch: int) -> LayerCache:
         return self._decoder.sink_caches(batch)[1]
 
-    def _read(self, final: Floats, starts: Integers) -> tuple[Floats, Floats]:
-        """Pick the read-outs out of hidden states [N, B, T, D] that start at ``starts``."""
-        rewriting = np.stack(
-            [final[:, b, np.array(row.readouts) - starts[b]] for b, row in enumerate(self._rows.rewriting)], axis=1
-        )
-        subject = self._rows.subject_row
-        return rewriting, final[:, -1, subject.readouts[0] - starts[-1]]
+    def _read(self, final: Floats, starts: Integers, chosen: Integers) -> tuple[Floats, Floats]:
+        """Pick the read-outs out of the chosen rows' hidden states [N, B, T, D], which begin at ``starts`` in each row."""
+        rows = [self.rows.all[b] for b in chosen]
+        read = [final[:, b, np.array(row.readouts) - starts[chosen[b]]] for b, row in enumerate(rows)]
+        return np.stack(read[:-1], axis=1), read[-1][:, 0]

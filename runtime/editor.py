@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .configuration import EditConfig
+from .configuration import EditConfig, Optimizer
 from .costs import Cost, CostMeter
 from .decoder import Decoder, Slots
 from .edit_check import EditCheck, check_edit
@@ -49,6 +49,11 @@ class SolvedEdit:
         """Why the edit should not be committed, one line each."""
         known = () if self.search.steps else ("the model gives this answer already: there is nothing to teach",)
         return (*known, *self.check.failures)
+
+    def result(self, edit_id: str | None, optimizer: Optimizer) -> EditResult:
+        """Return what became of the request: committed as ``edit_id``, or not."""
+        steps, early = self.search.steps, self.search.stopped_early
+        return EditResult(edit_id, optimizer.value, steps, early, self.failures, self.check, self.cost)
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,8 @@ def solve_edit(
     problem = EditProblem(decoder, rows, filled, direction, slots, meter, config.prefix_cache, config.stale_tokens)
     subject_log_probs = log_softmax(decoder.run_head(problem.initial_subject))[0]
     loss = ReadoutLoss(decoder.run_head, rows.target, subject_log_probs, float(np.linalg.norm(value)), config.loss)
-    found = search(SearchTask(problem, loss, value, report))
+    context = filled.subject_hidden(rows)
+    found = search(SearchTask(problem, loss, value, context, decoder, report))
     after = slots.with_edit(slot, direction, found.delta)
     check = check_edit(decoder, tokenizer, request, rows.target, canaries, slots, after)
     return SolvedEdit(key, value + found.delta, direction, found, check, meter.cost())

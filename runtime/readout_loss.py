@@ -74,9 +74,9 @@ class ReadoutLoss:
     ) -> None:
         self._head = head
         self._target = np.array(target)
-        self._subject = subject_log_probs
+        self.subject_log_probs = subject_log_probs
         self._value_norm = value_norm
-        self._config = config
+        self.config = config
 
     def __call__(self, readouts: Floats, subject: Floats, deltas: Floats) -> LossTerms:
         """Evaluate the loss.
@@ -105,7 +105,7 @@ class ReadoutLoss:
         token_log_probs = log_probs.reshape(n, rows, tokens)
         kl = self._subject_kl(subject)
         decay = np.linalg.norm(deltas, axis=-1) / self._value_norm**2
-        total = -token_log_probs.mean(axis=(1, 2)) + self._config.kl_factor * kl + self._config.weight_decay * decay
+        total = -token_log_probs.mean(axis=(1, 2)) + self.config.kl_factor * kl + self.config.weight_decay * decay
         return LossTerms(
             total.astype(np.float32), token_log_probs, np.asarray(greedy.reshape(n, rows, tokens).all(axis=2))
         )
@@ -116,5 +116,5 @@ class ReadoutLoss:
         for start in range(0, len(subject), _CHUNK):
             part = slice(start, start + _CHUNK)
             log_probs = log_softmax(self._head(subject[part]))
-            kl[part] = (np.exp(self._subject) * (self._subject - log_probs)).sum(axis=-1)
+            kl[part] = (np.exp(self.subject_log_probs) * (self.subject_log_probs - log_probs)).sum(axis=-1)
         return kl

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .decoder import Decoder
 from .edit_problem import EditProblem
 from .readout_loss import LossTerms, ReadoutLoss
 
@@ -69,6 +70,10 @@ class SearchTask:
         What is minimised.
     value
         [D] the value at the subject before the edit; its norm is the unit of every length.
+    context
+        [R, D] residual stream behind the edit layer at the subject of each rewriting row, before the edit.
+    decoder
+        For the vocabulary projection.
     report
         Called at every step.
     """
@@ -76,6 +81,8 @@ class SearchTask:
     problem: EditProblem
     loss: ReadoutLoss
     value: Floats
+    context: Floats
+    decoder: Decoder
     report: Callable[[Progress], None] = lambda progress: None
 
     @cached_property

@@ -48,7 +48,7 @@ def zeroth_order(task: SearchTask, config: ZerothOrderConfig) -> SearchResult:
     value_norm, width = task.value_norm, len(task.value)
     rng = np.random.default_rng(config.seed)
     adam = _SharedAdam(width, config)
-    mu = np.float32(config.mu * value_norm)
+    mu = config.mu * value_norm
     delta = np.zeros(width, np.float32)
     best, best_loss = delta, math.inf
     looks: list[Look] = []
@@ -67,21 +67,41 @@ def zeroth_order(task: SearchTask, config: ZerothOrderConfig) -> SearchResult:
         task.report(Progress(step, config.steps, loss, probability))
         if done or step == config.steps:
             return SearchResult(delta if done else best, step, done, tuple(looks))
-        directions = _orthonormal(rng, config.directions, width)
-        offsets = mu * np.concatenate([directions, -directions])
-        terms = task.evaluate(np.asarray(delta + offsets, np.float32))
-        forwards += len(offsets)
-        plus, minus = np.split(terms.total, 2)
-        gradient = np.asarray(((plus - minus) / (2 * mu)) @ directions, np.float32)
+        directions = orthonormal(rng, config.directions, width)
+        gradient, mean_loss = estimate_gradient(task, delta, directions, mu)
+        forwards += 2 * len(directions)
         delta = within(delta + adam.step(gradient, _rate(step, config) * value_norm), config.clamp * value_norm)
-        recent.append(float(terms.total.mean()))
+        recent.append(mean_loss)
         if _stalled(recent, config):
             task.problem.refresh(delta)
             recent.clear()
         step += 1
 
 
-def _orthonormal(rng: np.random.Generator, n: int, width: int) -> Floats:
+def estimate_gradient(task: SearchTask, delta: Floats, directions: Floats, mu: float) -> tuple[Floats, float]:
+    """Return central differences of the loss along directions, summed up to a gradient; costs two forwards each.
+
+    Parameters
+    ----------
+    delta
+        [D] where.
+    directions
+        [N, D] orthonormal rows: the estimate is the gradient's projection on them.
+    mu
+        Length of a perturbation.
+
+    Returns
+    -------
+    tuple
+        The estimate [D], and the mean loss of all perturbed deltas.
+    """
+    offsets = mu * np.concatenate([directions, -directions])
+    losses = task.evaluate(np.asarray(delta + offsets, np.float32)).total
+    plus, minus = np.split(losses, 2)
+    return np.asarray(((plus - minus) / (2 * mu)) @ directions, np.float32), float(losses.mean())
+
+
+def orthonormal(rng: np.random.Generator, n: int, width: int) -> Floats:
     """[n, width] random orthonormal rows; beyond ``width`` rows they come in independent blocks."""
     blocks = []
     while n > 0:

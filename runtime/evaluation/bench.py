@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -52,6 +52,28 @@ class BenchConfig:
             raise RequestError("the limit must be 1 or more: give a whole number, or leave it out")
 
 
+@dataclass(frozen=True)
+class ForeignSearch:
+    """A search that is none of the project's own optimizers, for comparisons.
+
+    Attributes
+    ----------
+    name
+        What the result calls it, in the place of the optimizer.
+    settings
+        What its figures depend on, as plain data.
+    search
+        The search itself.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    search: Search
+
+
+_OF_ANY_SEARCH = ("loss", "prefix_cache", "stale_tokens", "max_target_tokens")  # what an edit's settings say then
+
+
 def run_bench(
     bundle: Bundle,
     data: DataFile,
@@ -59,7 +81,7 @@ def run_bench(
     out: Path,
     *,
     resume: bool = False,
-    search: Search | None = None,
+    foreign: ForeignSearch | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Measure an edit of each record, on top of the edits that the bundle has, and write the figures to ``out``.
@@ -73,8 +95,8 @@ def run_bench(
         The JSON file; its folder must exist.
     resume
         Go on after the records that ``out`` holds.
-    search
-        Another way to search for delta than the one that ``config`` names, for comparisons.
+    foreign
+        Another way to search for delta than the one that ``config`` names.
     report
         Called with the number of records done and the number of all, first before any is measured.
 
@@ -98,11 +120,11 @@ def run_bench(
     edits = bundle.edits()
     if len(edits) >= bundle.manifest.slots:
         raise RequestError(f"all {bundle.manifest.slots} slots are taken: undo an edit, or use a bundle without edits")
-    result = ResultFile(out, _settings(bundle, data, config), resume=resume)
+    result = ResultFile(out, _settings(bundle, data, config, foreign), resume=resume)
     report(len(result.records), len(chosen))
     for position in range(len(result.records), len(chosen)):
         seed = (config.seed, config.skip + position)
-        result.append(measure_record(bundle, chosen[position], config.edit, config.fluency_tokens, seed, search))
+        result.append(measure_record(bundle, chosen[position], config.edit, config.fluency_tokens, seed, foreign))
         report(position + 1, len(chosen))
     return result.document
 
@@ -113,7 +135,7 @@ def measure_record(
     config: EditConfig,
     fluency_tokens: int,
     seed: tuple[int, ...],
-    search: Search | None = None,
+    foreign: ForeignSearch | None = None,
 ) -> MeasuredRecord:
     """Measure a record before and after its edit, which is not committed.
 
@@ -123,13 +145,15 @@ def measure_record(
     ----------
     fluency_tokens, seed
         As in `observe`.
+    foreign
+        As in `run_bench`.
     """
     before = CachedReader(bundle.reader())
     pre = Observation()
     more: dict[str, Any]
     try:
         pre = observe(record, before, before, fluency_tokens, seed)
-        solved, reader = bundle.trial(record.request, config, search=search)
+        solved, reader = bundle.trial(record.request, config, search=foreign.search if foreign else None)
         post = observe(record, CachedReader(reader), before, fluency_tokens, seed)
         more = {
             "failures": solved.failures,
@@ -150,14 +174,17 @@ def measure_record(
         post.metrics,
         {"pre": pre.top_tokens, "post": post.top_tokens},
         {"pre": pre.answer, "post": post.answer},
-        config.optimizer.value,
+        foreign.name if foreign else config.optimizer.value,
         **more,
     )
 
 
-def _settings(bundle: Bundle, data: DataFile, config: BenchConfig) -> dict[str, Any]:
+def _settings(bundle: Bundle, data: DataFile, config: BenchConfig, foreign: ForeignSearch | None) -> dict[str, Any]:
     """Return all that the figures depend on."""
     manifest = bundle.manifest
+    edit = asdict(config.edit)
+    if foreign:
+        edit = {name: edit[name] for name in _OF_ANY_SEARCH} | {foreign.name: dict(foreign.settings)}
     return {
         "bundle": bundle.path.resolve().name,
         "bundle_sha256": sha256_of(bundle.path / MANIFEST_NAME),
@@ -165,7 +192,7 @@ def _settings(bundle: Bundle, data: DataFile, config: BenchConfig) -> dict[str, 
         "precision": manifest.precision,
         "edit_layer": manifest.edit_layer,
         "edits": [edit.edit_id for edit in bundle.edits()],
-        "optimizer": config.edit.optimizer.value,
+        "optimizer": foreign.name if foreign else config.edit.optimizer.value,
         "seed": config.seed,
         "data": data.name,
         "data_sha256": data.sha256,
@@ -174,7 +201,7 @@ def _settings(bundle: Bundle, data: DataFile, config: BenchConfig) -> dict[str, 
         "skip": config.skip,
         "fluency_tokens": config.fluency_tokens,
         "threads": bundle.execution.threads,
-        "edit": asdict(config.edit),
+        "edit": edit,
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("mobiedit", "numpy", "onnxruntime")},

@@ -8,11 +8,11 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from ..bundle import open_bundle
+from ..bundle import Bundle, open_bundle
 from ..cli_support import bundle_argument, threads_option
 from ..configuration import ExecutionConfig, Optimizer, edit_config
-from .bench import BenchConfig, run_bench
-from .data_file import read_records
+from .bench import BenchConfig, ForeignSearch, run_bench
+from .data_file import DataFile, read_records
 from .records import Format
 from .summary import COSTS, SCORES
 
@@ -66,7 +66,19 @@ def bench(
     """
     records = read_records(data, Format(record_format) if record_format else None)
     config = BenchConfig(edit_config(Optimizer(optimizer), {"seed": seed}), seed, skip, limit, fluency_tokens)
-    opened = open_bundle(bundle, ExecutionConfig(threads))
+    bench_and_print(open_bundle(bundle, ExecutionConfig(threads)), records, config, out, resume=resume)
+
+
+def bench_and_print(
+    bundle: Bundle,
+    records: DataFile,
+    config: BenchConfig,
+    out: Path,
+    *,
+    resume: bool,
+    foreign: ForeignSearch | None = None,
+) -> dict[str, Any]:
+    """Run a benchmark with a progress bar, print its summary, and return what its file holds; see `run_bench`."""
     with tqdm(desc="bench", unit="edit", disable=None) as bar:
 
         def show(done: int, total: int) -> None:
@@ -76,8 +88,9 @@ def bench(
                 bar.refresh()
             bar.update(done - bar.n)
 
-        document = run_bench(opened, records, config, out, resume=resume, report=show)
+        document = run_bench(bundle, records, config, out, resume=resume, foreign=foreign, report=show)
     _print_summary(document)
+    return document
 
 
 def _print_summary(document: dict[str, Any]) -> None:

@@ -1,0 +1,221 @@
+"""Fit the lens: maps from what read-outs lack to the delta that supplies it, trained through the frozen suffix.
+
+Once a model, on the host, with backpropagation. A batch of facts gets its start from the maps, then steps from the
+errors that are left; each stage's loss trains the maps that made it. The gradients in delta that pass by give the
+gradient subspace. This is amortised optimisation: what the device's search would find, learned in advance as far as
+linear maps can carry it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .fact_rows import FactRows, FactRunner
+from .facts import FactSampler
+
+_RIDGE = 1e-3  # of the unembedding's mean variance
+_WARM_UP, _LAST_RATE = 10, 0.1
+
+
+@dataclass(frozen=True)
+class LensConfig:
+    """How a lens is fitted.
+
+    Attributes
+    ----------
+    rows
+        Facts seen in all.
+    batch
+        Facts a step.
+    learning_rate
+        Adam's, at its highest; inputs have unit length and outputs are in units of the value's norm.
+    steps
+        Steps behind the start that are trained.
+    positions
+        Positions in a target that have maps of their own; the last one's serve those behind it.
+    clamp
+        Largest norm of delta, relative to the value's, as in the device's search.
+    subspace
+        Directions of the gradient subspace that are kept.
+    held_out
+        Facts that are only measured.
+    seed
+        Seed of the facts.
+    """
+
+    rows: int = 6000
+    batch: int = 24
+    learning_rate: float = 2e-3
+    steps: int = 2
+    positions: int = 5
+    clamp: float = 4.0
+    subspace: int = 192
+    held_out: int = 48
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FittedLens:
+    """The lens's tensors in float16 by their names in the bundle, and what the fitting showed."""
+
+    tensors: dict[str, NDArray[np.float16]]
+    evidence: dict[str, float | int | list[float]]
+
+
+class LensMaps(nn.Module):
+    """The trained form of the lens: on whitened inputs, where one learning rate fits all directions."""
+
+    def __init__(self, unembedding: Tensor, positions: int) -> None:
+        super().__init__()
+        width = unembedding.shape[1]
+        self.unembedding = unembedding
+        self.centre = unembedding.mean(dim=0)
+        covariance = (unembedding - self.centre).T @ (unembedding - self.centre) / len(unembedding)
+        values, vectors = torch.linalg.eigh(covariance + _RIDGE * covariance.diagonal().mean() * torch.eye(width))
+        whitening = vectors @ torch.diag(values**-0.5) @ vectors.T / width**0.5
+        self.error_whitening = whitening
+        self.token_whitening = whitening * (unembedding - self.centre).norm(dim=1).mean()
+        self.start = nn.Parameter(torch.zeros(positions, width, width))
+        self.context = nn.Parameter(torch.zeros(width, width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.step = nn.Parameter(torch.zeros(positions, width, width))
+
+    def first_delta(self, facts: FactRows) -> Tensor:
+        """Return the deltas [B, D] to start from, in units of the value's norm."""
+        directions = F.normalize(self.unembedding[facts.targets] - self.centre, dim=-1) @ self.token_whitening
+        common = self.bias + F.normalize(facts.context, dim=-1) @ self.context
+        return _per_row(directions, self.start, facts, common)
+
+    def next_step(self, errors: Tensor, facts: FactRows) -> Tensor:
+        """Return the steps [B, D] for the read-outs' errors [M, D], in units of the value's norm."""
+        return _per_row(errors @ self.error_whitening, self.step, facts, torch.zeros_like(facts.context))
+
+    def tensors(self, subspace: Tensor) -> dict[str, NDArray[np.float16]]:
+        """Return the lens as the device reads it, the whitening folded into the maps."""
+        parts = {
+            "centre": self.centre,
+            "start": self.token_whitening @ self.start,
+            "context": self.context,
+            "bias": self.bias,
+            "step": self.error_whitening @ self.step,
+            "subspace": subspace,
+        }
+        return {name: part.detach().numpy().astype(np.float16) for name, part in parts.items()}
+
+
+def fit_lens(
+    runner: FactRunner,
+    unembedding: Tensor,
+    sampler: FactSampler,
+    config: LensConfig,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> FittedLens:
+    """Fit a lens.
+
+    Parameters
+    ----------
+    unembedding
+        [V, D] of the source model.
+    advance
+        Told the number of rows after each batch.
+    """
+    began = time.perf_counter()
+    maps = LensMaps(unembedding, config.positions)
+    optimizer = torch.optim.Adam(maps.parameters(), lr=config.learning_rate, betas=(0.9, 0.98))
+    width = unembedding.shape[1]
+    gradients = torch.zeros(width, width)
+    held_out = runner.run(sampler.rows(config.held_out))
+    head = unembedding.bfloat16() if _bfloat16_pays() else unembedding
+    before = _held_out_losses(maps, head, held_out, config)[0]  # the maps are zero, and so is delta
+    batches = max(1, config.rows // config.batch)
+    for index in range(batches):
+        rate = config.learning_rate * min(1, (index + 1) / _WARM_UP) * (1 - (1 - _LAST_RATE) * index / batches)
+        optimizer.param_groups[0]["lr"] = rate
+        facts = runner.run(sampler.rows(config.batch))
+        optimizer.zero_grad()
+        for loss, delta in _stages(maps, head, facts, config):
+            loss.mean().backward()
+            directions = F.normalize(delta.grad, dim=-1)
+            gradients += directions.T @ directions
+        optimizer.step()
+        advance(len(facts.lengths))
+    _, vectors = torch.linalg.eigh(gradients)
+    subspace = vectors.flip(1).T[: config.subspace]
+    evidence = {
+        "rows": batches * config.batch,
+        "seconds": round(time.perf_counter() - began, 1),
+        "held_out_nll": [round(loss, 3) for loss in (before, *_held_out_losses(maps, head, held_out, config))],
+    }
+    return FittedLens(maps.tensors(subspace.contiguous()), evidence)
+
+
+def lens_numbers(width: int, config: LensConfig) -> int:
+    """Return how many numbers a lens has."""
+    return (2 * config.positions + 1) * width**2 + (2 + min(config.subspace, width)) * width
+
+
+def _stages(maps: LensMaps, head: Tensor, facts: FactRows, config: LensConfig) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield losses [B] and deltas [B, D] of the start, then of each step; no gradient passes from one to the next."""
+    delta = _clamped(maps.first_delta(facts), facts, config.clamp)
+    for stage in range(config.steps + 1):
+        if delta.requires_grad:
+            delta.retain_grad()
+        log_probs = _log_probs(facts, delta, head)
+        chosen = log_probs.gather(-1, facts.targets[:, None])[:, 0]
+        losses = torch.zeros(len(facts.lengths)).index_add(0, facts.owners, -chosen) / facts.lengths
+        yield losses, delta
+        if stage < config.steps:
+            with torch.no_grad():
+                expected = log_probs.exp().to(head.dtype) @ head
+                errors = maps.unembedding[facts.targets] - expected.float()
+            relative = delta.detach() / facts.value_norms[:, None] + maps.next_step(errors, facts)
+            delta = _clamped(relative, facts, config.clamp)
+
+
+@torch.no_grad()
+def _held_out_losses(maps: LensMaps, head: Tensor, facts: FactRows, config: LensConfig) -> list[float]:
+    """Return the mean loss at the start and after each step."""
+    return [float(losses.mean()) for losses, _ in _stages(maps, head, facts, config)]
+
+
+def _log_probs(facts: FactRows, delta: Tensor, head: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=head.dtype is torch.bfloat16):
+        hidden = facts.differentiable.readouts(delta)
+    return F.log_softmax((hidden.to(head.dtype) @ head.T).float(), dim=-1)
+
+
+def _per_row(inputs: Tensor, maps: Tensor, facts: FactRows, out: Tensor) -> Tensor:
+    """Add each read-out's mapped input [M, D] to its row of ``out`` [B, D]."""
+    positions = facts.positions.clamp(max=len(maps) - 1)
+    out = out.expand(len(facts.lengths), -1)
+    for position in range(len(maps)):
+        chosen = positions == position
+        out = out.index_add(0, facts.owners[chosen], inputs[chosen] @ maps[position])
+    return out
+
+
+def _clamped(relative: Tensor, facts: FactRows, clamp: float) -> Tensor:
+    """Return deltas [B, D] from ones in units of the value's norm, none longer than ``clamp``."""
+    norms = relative.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+    return relative * torch.clamp(clamp / norms, max=1) * facts.value_norms[:, None]
+
+
+def _bfloat16_pays() -> bool:
+    """Whether this processor multiplies bfloat16 faster than float32: many do several times, others emulate it."""
+    seconds = []
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = torch.ones(256, 512, dtype=dtype), torch.ones(512, 1024, dtype=dtype)
+        a @ b
+        began = time.perf_counter()
+        for _ in range(10):
+            a @ b
+        seconds.append(time.perf_counter() - began)
+    return seconds[1] < seconds[0] / 2

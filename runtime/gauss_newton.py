@@ -1,0 +1,249 @@
+"""The forward-only Gauss-Newton search of delta.
+
+A forward returns the whole hidden state at every read-out, so differences along n directions give n columns of a
+Jacobian rather than n numbers, and the softmax above it is known in closed form. The directions come from the `Lens`.
+The search has three parts: the lens's start, a few steps of the lens alone at one forward each, then epochs of
+differences, a model that is minimised without forwards (`LinearisedLoss`), and a choice among step lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .configuration import GaussNewtonConfig
+from .jacobian import Jacobian
+from .lens import Lens
+from .linearised_loss import LinearisedLoss
+from .search import Look, Progress, SearchResult, SearchTask, within
+from .top_logits import TopLogits, top_logits
+
+Floats = NDArray[np.float32]
+_DAMPINGS = (9.0, 3.0, 1.0, 1 / 3)  # tried together, relative to the current one
+_REJECTED = 9.0  # the damping's growth when no step is better
+_GIVE_UP = 4  # epochs in a row without a better delta
+_FALL = 1e-3  # of the loss: less does not pay for an epoch
+_REFINEMENT_FALL = 0.02  # less does not pay for another step of the lens
+_LIKELY = 0.95  # a token of this probability asks for no directions of its own
+_COMPETITORS = 2
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A delta that was evaluated: its read-outs [R, t, D], the subject row's [D], and its loss."""
+
+    delta: Floats
+    readouts: Floats
+    subject: Floats
+    loss: float
+    probability: float
+    greedy: bool
+
+
+@dataclass(frozen=True)
+class _Lack:
+    """What the read-outs of a point lack, mean over the rows: by position in the target.
+
+    Attributes
+    ----------
+    errors
+        [t, D] gradient of each target token's log-probability in the hidden state.
+    probabilities
+        [t] of the target's tokens.
+    competitors
+        For each position the most probable other tokens.
+    """
+
+    errors: Floats
+    probabilities: Floats
+    competitors: tuple[NDArray[np.int64], ...]
+
+
+def gauss_newton(task: SearchTask, config: GaussNewtonConfig, lens: Lens) -> SearchResult:
+    """Search for the delta that makes the target likely.
+
+    A step of the lens costs one forward; an epoch one a direction, over the few rows that its columns are read from,
+    and four over all rows.
+    """
+    return _Search(task, config, lens).run()
+
+
+class _Search:
+    def __init__(self, task: SearchTask, config: GaussNewtonConfig, lens: Lens) -> None:
+        self._task = task
+        self._config = config
+        self._lens = lens
+        self._target = np.array(task.problem.rows.target)
+        self._limit = config.clamp * task.value_norm
+        self._forwards = 0
+        self._steps = 0
+        self._looks: list[Look] = []
+        self._damping = config.damping
+        self._jacobian = Jacobian(len(self._target), len(task.value))
+        self._spare = self._spare_directions()
+
+    def run(self) -> SearchResult:
+        targets = self._task.decoder.unembedding(self._target)
+        first = self._scaled(self._lens.first_delta(targets, self._task.context))
+        before, best = self._evaluate(np.stack([np.zeros_like(first), first]))
+        self._look(before)
+        if not self._done(before):
+            best = self._epochs(self._refine(min(before, best, key=lambda point: point.loss)))
+        else:
+            best = before
+        return SearchResult(best.delta, self._steps, self._done(best), tuple(self._looks))
+
+    def _refine(self, best: _Point) -> _Point:
+        """Take steps of the lens alone for as long as they help."""
+        self._look(best)
+        for _ in range(self._config.refinements):
+            if self._done(best) or self._exhausted():
+                break
+            lack = self._lack(best, self._top(best.readouts))
+            step = self._scaled(self._lens.images(lack.errors).sum(axis=0))
+            (tried,) = self._evaluate(within(best.delta + step, self._limit)[None])
+            self._steps += 1
+            if tried.loss > best.loss - _REFINEMENT_FALL:
+                break
+            best = tried
+            self._look(best)
+        return best
+
+    def _epochs(self, best: _Point) -> _Point:
+        failures = 0
+        while not (self._done(best) or self._exhausted() or failures == _GIVE_UP):
+            better = self._epoch(best)
+            self._steps += 1
+            failures = failures + 1 if better is None else 0
+            best = better or best
+            self._look(best)
+        return best
+
+    def _epoch(self, point: _Point) -> _Point | None:
+        """Measure new columns, minimise the model at several dampings, and return the best point if it is better."""
+        top = self._top(point.readouts)
+        self._measure(point, self._lack(point, top))
+        model = self._model(point, top)
+        steps, coefficients = [], np.zeros(len(self._jacobian.basis), np.float32)
+        for factor in _DAMPINGS:
+            coefficients = model.minimise(self._damping * factor, coefficients)
+            steps.append(coefficients @ self._jacobian.basis)
+        tried = self._evaluate(np.stack([within(point.delta + step, self._limit) for step in steps]))
+        chosen = int(np.argmin([t.loss for t in tried]))
+        best = tried[chosen]
+        if best.loss > point.loss - _FALL:
+            self._damping *= _REJECTED
+            return None
+        self._damping *= _DAMPINGS[chosen]
+        readouts = (best.readouts - point.readouts).mean(axis=0)
+        self._jacobian.correct(best.delta - point.delta, readouts, best.subject - point.subject)
+        return best
+
+    def _measure(self, point: _Point, lack: _Lack) -> None:
+        """Spend forwards on differences: to renew the columns along the known gradient, and for new directions."""
+        jacobian, config = self._jacobian, self._config
+        known = jacobian.pulled_back(lack.errors)
+        renewed = Jacobian(len(known), known.shape[1]).complement((known.sum(axis=0), *known), config.directions // 4)
+        free = config.directions - len(renewed)
+        new = jacobian.complement(self._promising(lack, point.delta), max(1, free - config.spare_directions))
+        extended = np.concatenate([jacobian.basis, new])
+        rest = Jacobian(0, extended.shape[1])
+        rest.basis = extended
+        new = np.concatenate([new, rest.complement(self._spare, free - len(new))])
+        readouts, subject = self._differences(point, np.concatenate([renewed, new]))
+        for direction, change, subject_change in zip(renewed, readouts, subject, strict=False):
+            jacobian.correct(direction, change, subject_change)
+        jacobian.extend(new, readouts[len(renewed) :], subject[len(renewed) :])
+
+    def _differences(self, point: _Point, directions: Floats) -> tuple[Floats, Floats]:
+        """Return the derivatives along directions [k, D]: of the read-outs [k, t, D], and of the subject row [k, D]."""
+        rows = self._config.jacobian_rows
+        length = np.float32(self._config.mu * self._task.value_norm)
+        readouts, subject = self._task.problem.readouts(point.delta + length * directions, rows)
+        self._forwards += len(directions)
+        return (readouts - point.readouts[:rows]).mean(axis=1) / length, (subject - point.subject) / length
+
+    def _promising(self, lack: _Lack, delta: Floats) -> Iterator[Floats]:
+        """Yield the lens's directions: for all errors together, for each, for the target against its competitors."""
+        images = self._lens.images(lack.errors)
+        yield images.sum(axis=0)
+        open_positions = [int(j) for j in np.argsort(lack.probabilities) if lack.probabilities[j] < _LIKELY]
+        for position in open_positions:
+            yield images[position]
+        unembedding = self._task.decoder.unembedding
+        for position in open_positions:
+            wanted = unembedding(self._target[position : position + 1])
+            for row in wanted - unembedding(lack.competitors[position]):
+                yield self._lens.image(row, position)
+        yield delta
+
+    def _spare_directions(self) -> Iterator[Floats]:
+        """Yield the gradient subspace, the strongest direction first, then random directions without end."""
+        yield from self._lens.subspace.astype(np.float32)
+        rng = np.random.default_rng(self._config.seed)
+        width = len(self._task.value)
+        for _ in range(width):
+            yield rng.standard_normal(width).astype(np.float32)
+
+    def _model(self, point: _Point, top: TopLogits) -> LinearisedLoss:
+        task = self._task
+        likely = np.argpartition(-task.loss.subject_log_probs, self._config.top_tokens)[: self._config.top_tokens]
+        subject = top_logits(task.decoder.run_head, point.subject[None], self._config.top_tokens, likely)
+        return LinearisedLoss(
+            top,
+            subject,
+            task.decoder.unembedding(top.ids),
+            task.decoder.unembedding(subject.ids),
+            self._jacobian,
+            self._target,
+            task.loss.subject_log_probs,
+            point.delta,
+            task.value_norm,
+            task.loss.config,
+        )
+
+    def _top(self, readouts: Floats) -> TopLogits:
+        flat = readouts.reshape(-1, readouts.shape[-1])
+        return top_logits(self._task.decoder.run_head, flat, self._config.top_tokens, self._target)
+
+    def _lack(self, point: _Point, top: TopLogits) -> _Lack:
+        tokens = len(self._target)
+        probabilities = top.probabilities().reshape(-1, tokens, len(top.ids)).mean(axis=0)
+        rest = 1 - probabilities.sum(axis=-1, keepdims=True)
+        unembedding = self._task.decoder.unembedding
+        expected = probabilities @ unembedding(top.ids) + rest * self._lens.centre.astype(np.float32)
+        wanted = top.index(self._target)
+        competitors = []
+        for position, index in enumerate(wanted):
+            order = np.argsort(-probabilities[position])[: _COMPETITORS + 1]
+            competitors.append(top.ids[order[order != index][:_COMPETITORS]])
+        return _Lack(
+            np.asarray(unembedding(self._target) - expected, np.float32),
+            probabilities[np.arange(tokens), wanted],
+            tuple(competitors),
+        )
+
+    def _evaluate(self, deltas: Floats) -> list[_Point]:
+        readouts, subject = self._task.problem.readouts(deltas)
+        self._forwards += len(deltas)
+        terms = self._task.loss(readouts, subject, deltas)
+        return [
+            _Point(*parts, float(terms.total[i]), float(terms.target_probability[i]), bool(terms.greedy[i].all()))
+            for i, parts in enumerate(zip(deltas, readouts, subject, strict=True))
+        ]
+
+    def _scaled(self, relative: Floats) -> Floats:
+        return within(np.asarray(relative * self._task.value_norm, np.float32), self._limit)
+
+    def _done(self, point: _Point) -> bool:
+        return point.greedy and point.probability >= self._config.stop_probability
+
+    def _exhausted(self) -> bool:
+        return self._steps >= self._config.steps or self._forwards >= self._config.forwards
+
+    def _look(self, point: _Point) -> None:
+        self._looks.append(Look(self._forwards, point.loss, point.probability))
+        self._task.report(Progress(self._steps, self._config.steps, point.loss, point.probability))

@@ -1,0 +1,77 @@
+"""What is known of the read-outs' derivative in delta: a Jacobian on a growing basis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+_NEW = 0.05  # part of a direction that must lie outside the basis: less than this is rounding and repetition
+
+
+class Jacobian:
+    """Derivatives of the read-outs along an orthonormal basis of n directions.
+
+    Columns measured in earlier epochs stay: they were taken at other deltas, yet a column that is a little old is worth
+    more than none. What a step has shown corrects them (Broyden 1965).
+
+    Attributes
+    ----------
+    basis
+        [n, D] orthonormal.
+    readouts
+        [t, D, n] derivative of the read-outs, mean over the rows.
+    subject
+        [D, n] derivative of the subject row's read-out.
+    """
+
+    def __init__(self, tokens: int, width: int) -> None:
+        self.basis = np.zeros((0, width), np.float32)
+        self.readouts = np.zeros((tokens, width, 0), np.float32)
+        self.subject = np.zeros((width, 0), np.float32)
+
+    def complement(self, candidates: Iterable[Floats], limit: int) -> Floats:
+        """Return at most ``limit`` orthonormal directions [k, D], new to the basis, from candidates [D] in turn."""
+        known = self.basis
+        found: list[Floats] = []
+        for candidate in candidates:
+            if len(found) == limit:
+                break
+            direction = _outside(candidate, known)
+            if direction is not None:
+                found.append(direction)
+                known = np.concatenate([known, direction[None]])
+        return np.array(found, np.float32).reshape(-1, self.basis.shape[1])
+
+    def extend(self, directions: Floats, readouts: Floats, subject: Floats) -> None:
+        """Add directions [k, D] that are orthonormal and new, with the derivatives along them, [k, t, D] and [k, D]."""
+        self.basis = np.concatenate([self.basis, directions])
+        self.readouts = np.concatenate([self.readouts, np.moveaxis(readouts, 0, -1)], axis=-1)
+        self.subject = np.concatenate([self.subject, subject.T], axis=-1)
+
+    def correct(self, step: Floats, readouts: Floats, subject: Floats) -> None:
+        """Make the Jacobian agree with the changes [t, D] and [D] that a step [D] within the basis brought."""
+        along = self.basis @ step
+        square = float(along @ along)
+        if square == 0:
+            return
+        self.readouts += (readouts - self.readouts @ along)[..., None] * (along / square)
+        self.subject += (subject - self.subject @ along)[:, None] * (along / square)
+
+    def pulled_back(self, errors: Floats) -> Floats:
+        """Return the known part of the gradient [t, D] that each read-out's error [t, D] has in delta."""
+        return np.asarray(np.einsum("td,tdn->tn", errors, self.readouts) @ self.basis)
+
+
+def _outside(candidate: Floats, basis: Floats) -> Floats | None:
+    """Return the unit part of a direction [D] outside the basis, or None when too little is left."""
+    norm = float(np.linalg.norm(candidate))
+    if norm < 1e-9:
+        return None
+    direction = candidate / norm
+    for _ in range(2):  # once more against rounding
+        direction = direction - (basis @ direction) @ basis
+    left = float(np.linalg.norm(direction))
+    return np.asarray(direction / left, np.float32) if left >= _NEW else None

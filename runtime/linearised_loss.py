@@ -1,0 +1,165 @@
+"""The loss of an edit with the read-outs linear in delta, minimised without a forward.
+
+The hidden states are taken to be h + J c for coefficients c along a basis; the softmax above them stays what it is, on
+the tokens that matter. That is Gauss-Newton's model for a loss known in closed form (Schraudolph 2002): the curvature of
+the softmax is exact, that of the network is left to the damping.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .configuration import LossConfig
+from .jacobian import Jacobian
+from .top_logits import TopLogits
+
+Floats = NDArray[np.float32]
+_NEWTON_STEPS, _CG_STEPS = 12, 30
+_CG_ACCURACY = 1e-3  # of the squared residual
+_ENOUGH = 1e-3  # relative fall of the model's loss below which another Newton step changes nothing
+
+
+@dataclass(frozen=True)
+class _Softmax:
+    """A truncated softmax with linear logits: base [..., K] + slopes [..., K, n] c, and the rest [...]."""
+
+    base: Floats
+    slopes: Floats
+    rest: Floats
+
+    def at(self, c: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return logits, probabilities of the kept tokens, and the log-normaliser [..., 1]."""
+        logits = self.base + self.slopes @ c
+        top = np.maximum(logits.max(axis=-1, keepdims=True), self.rest[..., None])
+        exponentials = np.exp(logits - top)
+        total = exponentials.sum(axis=-1, keepdims=True) + np.exp(self.rest[..., None] - top)
+        return logits, exponentials / total, top + np.log(total)
+
+
+class LinearisedLoss:
+    """The loss around a delta, as a function of coefficients c [n] along the Jacobian's basis.
+
+    Parameters
+    ----------
+    readouts
+        Truncated softmax of the rewriting rows' read-outs, row after row, M = R t.
+    subject
+        The same of the subject row's, M = 1.
+    rows
+        [K, D] of the unembedding for ``readouts.ids``.
+    subject_rows
+        The same for ``subject.ids``.
+    target
+        [t] the target's tokens.
+    subject_log_probs
+        [V] the subject row's log-probabilities before the edit.
+    delta
+        [D] where the model is expanded.
+    value_norm
+        Norm of the value at the subject before the edit.
+    """
+
+    def __init__(
+        self,
+        readouts: TopLogits,
+        subject: TopLogits,
+        rows: Floats,
+        subject_rows: Floats,
+        jacobian: Jacobian,
+        target: NDArray[np.int64],
+        subject_log_probs: Floats,
+        delta: Floats,
+        value_norm: float,
+        config: LossConfig,
+    ) -> None:
+        tokens = len(target)
+        shape = (-1, tokens, len(readouts.ids))
+        self._readouts = _Softmax(
+            readouts.logits.reshape(shape), rows @ jacobian.readouts, readouts.rest.reshape(-1, tokens)
+        )
+        self._subject = _Softmax(subject.logits[0], subject_rows @ jacobian.subject, subject.rest[0])
+        self._wanted = readouts.index(target)
+        self._kept = np.exp(subject_log_probs[subject.ids])
+        self._lost = max(1 - float(self._kept.sum()), 0.0)
+        self._along = jacobian.basis @ delta
+        self._square = float(delta @ delta)
+        self._config = config
+        self._value_norm = value_norm
+
+    def minimise(self, damping: float, start: Floats) -> Floats:
+        """Return the coefficients [n] of least loss + ``damping`` times the step's squared relative length.
+
+        Newton's method; its systems are solved by conjugate gradients.
+        """
+        c = start
+        value, gradient = self._evaluate(c, damping)
+        for _ in range(_NEWTON_STEPS):
+            step = self._newton_step(c, gradient, damping)
+            slope, fraction = float(gradient @ step), 1.0
+            while fraction > 1e-2:
+                tried = c + np.float32(fraction) * step
+                new_value, new_gradient = self._evaluate(tried, damping)
+                if new_value < value + 1e-4 * fraction * slope:
+                    break
+                fraction /= 2
+            else:
+                return c
+            fall, c, value, gradient = value - new_value, tried, new_value, new_gradient
+            if fall < _ENOUGH * max(value, 0.05):
+                break
+        return c
+
+    def _evaluate(self, c: Floats, damping: float) -> tuple[float, Floats]:
+        logits, probabilities, normaliser = self._readouts.at(c)
+        positions = np.arange(len(self._wanted))
+        nll = float((normaliser[..., 0] - logits[:, positions, self._wanted]).mean())
+        error = probabilities.sum(axis=0)
+        error[positions, self._wanted] -= len(logits)
+        gradient = np.tensordot(error, self._readouts.slopes, 2) / (len(logits) * len(positions))
+
+        logits, probabilities, normaliser = self._subject.at(c)
+        factor = self._config.kl_factor
+        # The divergence but for the entropy of what is kept, which does not move.
+        kl = float(self._kept @ (normaliser - logits) + self._lost * (normaliser[0] - self._subject.rest))
+        gradient += factor * ((probabilities - self._kept) @ self._subject.slopes)
+
+        square = float(c @ c)
+        norm = np.sqrt(max(self._square + 2 * float(c @ self._along) + square, 1e-12))
+        unit = self._value_norm**2
+        gradient += (self._config.weight_decay / norm * (self._along + c) + 2 * damping * c) / unit
+        value = nll + factor * kl + (self._config.weight_decay * norm + damping * square) / unit
+        return value, np.asarray(gradient, np.float32)
+
+    def _newton_step(self, c: Floats, gradient: Floats, damping: float) -> Floats:
+        """Solve the Gauss-Newton system for the step [n] by conjugate gradients."""
+        _, readouts, _ = self._readouts.at(c)
+        _, subject, _ = self._subject.at(c)
+
+        def curvature(x: Floats) -> Floats:
+            out = _fisher(readouts, self._readouts.slopes, x) / (readouts.shape[0] * readouts.shape[1])
+            out += self._config.kl_factor * _fisher(subject[None, None], self._subject.slopes[None], x)
+            return np.asarray(out + 2 * damping / self._value_norm**2 * x, np.float32)
+
+        step, residual = np.zeros_like(c), -gradient
+        search, square = residual, float(gradient @ gradient)
+        enough = _CG_ACCURACY * square
+        for _ in range(_CG_STEPS):
+            curved = curvature(search)
+            length = np.float32(square / max(float(search @ curved), 1e-20))
+            step, residual = step + length * search, residual - length * curved
+            previous, square = square, float(residual @ residual)
+            if square <= enough:
+                break
+            search = residual + np.float32(square / previous) * search
+        return step
+
+
+def _fisher(probabilities: Floats, slopes: Floats, x: Floats) -> Floats:
+    """Return sum_m S^T (diag(p) - p p^T) S x for probabilities [R, t, K] and slopes [t, K, n] shared by the rows."""
+    change = slopes @ x
+    weighted = probabilities * change
+    weighted -= probabilities * weighted.sum(axis=-1, keepdims=True)
+    return np.asarray(np.tensordot(weighted.sum(axis=0), slopes, 2), np.float32)

@@ -1,0 +1,141 @@
+"""How well gradients are estimated by forward passes: cosine with backpropagation's gradient, and variance.
+
+Usage: python -m scripts.experiments.estimator_validation BUNDLE --data counterfact.json
+
+At delta = 0 and half-way to backpropagation's solution. ``variance`` is the mean square distance between the estimate,
+scaled to be unbiased (by D / N), and the gradient, in units of the gradient's square; D / N - 1 for N orthonormal
+directions and an exact derivative.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import click
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mobiedit.runtime import Bundle, EditConfig
+from mobiedit.runtime.search import SearchTask
+from mobiedit.runtime.zeroth_order import estimate_gradient, orthonormal
+from scripts.support.backprop import BackpropConfig, backprop
+from scripts.support.bench_options import model_option
+from scripts.support.captured import capture_task
+from scripts.support.experiment import Experiment, experiment_command, new_figure
+from scripts.support.host_model import HostModel, refuse_edits
+from scripts.support.host_problem import HostProblem
+from scripts.support.tables import Cell
+
+Floats = NDArray[np.float32]
+Estimates = dict[int, Floats]
+"""Estimates [D] of the gradient by the number of directions that they took."""
+
+COUNTS = (1, 2, 4, 8, 16, 32, 64)
+TITLE = "Gradient estimates against backpropagation"
+
+
+def scalar_differences(task: SearchTask, delta: Floats, mu: float, rng: np.random.Generator) -> Estimates:
+    """Return the zeroth-order search's estimates, each with the first N of the same directions."""
+    counts = [n for n in COUNTS if n <= len(delta)]
+    directions = orthonormal(rng, counts[-1], len(delta))
+    estimates: Estimates = {}
+    total = np.zeros_like(delta)
+    for before, n in zip([0, *counts], counts, strict=False):
+        total = total + estimate_gradient(task, delta, directions[before:n], mu)[0]
+        estimates[n] = total
+    return estimates
+
+
+Estimator = Callable[[SearchTask, Floats, float, np.random.Generator], Estimates]
+# One that takes no perturbation gives its estimate for 0 directions.
+ESTIMATORS: dict[str, Estimator] = {
+    "zo": scalar_differences,
+}
+
+
+@experiment_command(limit=3)
+@model_option
+@click.option(
+    "--mu", "lengths", type=float, multiple=True, default=(1e-3, 1e-2, 1e-1), help="Relative to the value's norm."
+)
+@click.option("--draws", type=click.IntRange(1), default=3, help="Sets of directions for each record and place.")
+def main(model: str, lengths: tuple[float, ...], draws: int, **given: Any) -> None:  # noqa: ANN401 - click's options
+    """Compare gradient estimates on BUNDLE with backpropagation through its source model."""
+    experiment = Experiment(**given)
+    bundle = experiment.open()
+    refuse_edits(bundle, experiment.bundle)
+    host = HostModel.load(bundle, model)
+    found: dict[tuple[str, str, float, int], list[tuple[float, float]]] = defaultdict(list)
+    for index, record in enumerate(tqdm(experiment.records(), unit="record")):
+        task = capture_task(bundle, record.request, EditConfig())
+        for place, delta, gradient in _places(task, host):
+            for name, estimator in ESTIMATORS.items():
+                for mu in lengths:
+                    for draw in range(draws):
+                        rng = np.random.default_rng((experiment.seed, index, draw))
+                        estimates = estimator(task, delta, mu * task.value_norm, rng)
+                        for n, estimate in estimates.items():
+                            found[name, place, mu, n].append(_compare(estimate, gradient, n))
+    rows = [_row(key, figures, bundle) for key, figures in found.items()]
+    experiment.write("estimator_validation", TITLE, bundle, rows, _plot(rows))
+
+
+def _places(task: SearchTask, host: HostModel) -> list[tuple[str, Floats, Floats]]:
+    """Return the deltas that gradients are estimated at, by name, with the exact gradients."""
+    config = EditConfig()
+    solution = backprop(task, host, BackpropConfig(), config).delta
+    problem = HostProblem(task, host, config.loss, whole=False)
+    deltas = {"zero": np.zeros_like(solution), "half-way": solution / 2}
+    return [(name, delta, problem.gradient(delta)) for name, delta in deltas.items()]
+
+
+def _compare(estimate: Floats, gradient: Floats, n: int) -> tuple[float, float]:
+    """Return the cosine of an estimate with the gradient, and its square error."""
+    norm, length = float(np.linalg.norm(estimate)), float(np.linalg.norm(gradient))
+    scaled = estimate * (len(gradient) / n if n else 1)
+    error = float(np.linalg.norm(scaled - gradient)) / length
+    return float(estimate @ gradient) / (norm * length or 1), error**2
+
+
+def _row(key: tuple[str, str, float, int], figures: list[tuple[float, float]], bundle: Bundle) -> dict[str, Cell]:
+    name, place, mu, n = key
+    cosines, errors = zip(*figures, strict=True)
+    width = bundle.manifest.shape.width
+    return {
+        "estimator": name,
+        "delta": place,
+        "mu": mu,
+        "directions": n,
+        "cosine": statistics.mean(cosines),
+        "cosine_deviation": statistics.pstdev(cosines),
+        "cosine_of_exact_derivatives": math.sqrt(n / width) if n else None,
+        "variance": statistics.mean(errors),
+    }
+
+
+def _plot(rows: list[dict[str, Any]]) -> Figure:
+    figure, axes = new_figure(TITLE, 2)
+    for axis, place in zip(axes, ("zero", "half-way"), strict=True):
+        here = [row for row in rows if row["delta"] == place]
+        for name, mu in dict.fromkeys((row["estimator"], row["mu"]) for row in here):
+            line = [row for row in here if (row["estimator"], row["mu"]) == (name, mu)]
+            axis.plot(*_xy(line, "cosine"), marker="o", label=f"{name}, mu {mu:g}")
+        axis.plot(*_xy(line, "cosine_of_exact_derivatives"), "k--", label="exact derivatives")
+        axis.set(xscale="symlog", xlabel="directions", ylabel="cosine with the gradient", title=f"delta {place}")
+        axis.legend()
+    return figure
+
+
+def _xy(line: list[dict[str, Any]], column: str) -> tuple[list[int], list[float]]:
+    kept = [row for row in line if row[column] is not None]
+    return [row["directions"] for row in kept], [row[column] for row in kept]
+
+
+if __name__ == "__main__":
+    main()

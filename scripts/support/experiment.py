@@ -1,0 +1,131 @@
+"""What the experiments share: their options, the edits that they measure, and the files that they write."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import matplotlib as mpl
+from click.core import ParameterSource
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mobiedit.runtime import Bundle, EditConfig, ExecutionConfig, open_bundle
+from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
+from mobiedit.runtime.configuration import Optimizer
+from mobiedit.runtime.errors import RequestError
+from mobiedit.runtime.evaluation import EvaluationRecord, ForeignSearch, Format, MeasuredRecord, read_records
+from mobiedit.runtime.evaluation.bench import measure_record
+from mobiedit.runtime.files import storage_errors, write_atomic
+
+from .bench_options import bench_parameters
+from .tables import Cell, markdown_table, text_table
+
+optimizer_option = click.option(
+    "--optimizer",
+    type=click.Choice([each.value for each in Optimizer]),
+    default=EditConfig().optimizer.value,
+    help="How the edits are searched for.",
+)
+_STYLE: Any = {"svg.hashsalt": "mobiedit", "svg.fonttype": "none", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What the command line said."""
+
+    bundle: Path
+    data: Path
+    record_format: str | None
+    limit: int
+    skip: int
+    seed: int
+    threads: int
+    out: Path
+
+    def open(self, bundle: Path | None = None) -> Bundle:
+        """Open the bundle, or another one."""
+        return open_bundle(bundle or self.bundle, ExecutionConfig(self.threads))
+
+    def records(self) -> tuple[EvaluationRecord, ...]:
+        """Return the records to edit."""
+        data = read_records(self.data, Format(self.record_format) if self.record_format else None)
+        chosen = data.records[self.skip :][: self.limit]
+        if not chosen:
+            raise RequestError(f"{data.name} has {len(data.records)} records, {self.skip} are skipped: skip fewer")
+        return chosen
+
+    def measure(
+        self, bundle: Bundle, record: EvaluationRecord, edit: EditConfig, foreign: ForeignSearch | None = None
+    ) -> MeasuredRecord:
+        """Edit a record and measure it; nothing is committed."""
+        return measure_record(bundle, record, edit, 0, (self.seed,), foreign)
+
+    def write(self, name: str, title: str, bundle: Bundle, rows: Sequence[Mapping[str, Cell]], figure: Figure) -> None:
+        """Print the rows, and write them as JSON and Markdown, and the plot as SVG."""
+        click.echo(text_table(rows))
+        manifest = bundle.manifest
+        settings = {
+            "base": manifest.base.name,
+            "precision": manifest.precision,
+            "edit_layer": manifest.edit_layer,
+            "data": self.data.name,
+            "records": len(self.records()),
+            "seed": self.seed,
+        }
+        command = f"python -m scripts.experiments.{name} {_arguments(click.get_current_context())}"
+        described = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())
+        page = f"# {title}\n\n    {command}\n\n{described}.\n\n{markdown_table(rows)}\n\n![{title}]({name}.svg)\n"
+        document = {"command": command, "settings": settings, "rows": rows}
+        drawn = io.StringIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None}, bbox_inches="tight")
+        files = {"json": json.dumps(document, indent=1, allow_nan=False), "md": page, "svg": drawn.getvalue()}
+        with storage_errors(f"write {self.out}"):
+            self.out.mkdir(parents=True, exist_ok=True)
+        for ending, text in files.items():
+            write_atomic(self.out / f"{name}.{ending}", text.encode(), mode=None)
+
+
+def experiment_command(limit: int) -> Callable[[Callable[..., None]], click.Command]:
+    """Return the decorator of an experiment's ``main``, which edits ``limit`` records when nothing else is said."""
+    own = [
+        click.Option(["--limit"], type=click.IntRange(1), default=limit, help="Take so many records."),
+        click.Option(
+            ["--out"],
+            type=click.Path(path_type=Path, file_okay=False),
+            default=Path("docs/experiments"),
+            help="The folder that is written to.",
+        ),
+    ]
+    shared = [p for p in bench_parameters("limit", "out") if p.name in Experiment.__dataclass_fields__]
+    return click.command(cls=ErrorCommand, context_settings=CONTEXT_SETTINGS, params=[*shared, *own])
+
+
+def new_figure(title: str, columns: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure with plots side by side, in the style of all experiments."""
+    mpl.rcParams.update(_STYLE)
+    figure = Figure(figsize=(4.5 * columns, 3.5), layout="constrained")
+    figure.suptitle(title)
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def _arguments(context: click.Context) -> str:
+    """Return the command line as given, without the folders in front of names: they are of one machine."""
+    words = []
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name)
+        if parameter.name == "out" or context.get_parameter_source(parameter.name) is ParameterSource.DEFAULT:
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        for each in values:
+            if isinstance(parameter, click.Option):
+                words.append(parameter.opts[0])
+            if not getattr(parameter, "is_flag", False):
+                words.append(Path(each).name if isinstance(each, Path) or parameter.name == "model" else str(each))
+    return shlex.join(words)

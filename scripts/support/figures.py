@@ -1,0 +1,28 @@
+"""The figures of several edits in one row, and what goes through a run of them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from mobiedit.runtime.evaluation import MeasuredRecord
+from mobiedit.runtime.evaluation.summary import COSTS, summarise, summarise_further
+
+from .tables import Cell
+
+SUCCESS = ("efficacy", "exact_match", "paraphrase", "neighbourhood")
+
+
+def row_of(records: Sequence[MeasuredRecord]) -> dict[str, Cell]:
+    """Return the mean success of edits, their median loss at the end of the search, and their median costs."""
+    summary, further = summarise(records), summarise_further(records)
+    scores = {name: summary[name]["post"] if summary[name] else None for name in SUCCESS}
+    losses = [min(loss for _, loss, _ in record.looks) for record in records if record.looks]
+    costs = {name: summary[name]["median"] if summary[name] else None for name in COSTS if name != "peak_rss_bytes"}
+    probability = further["target_probability"]
+    return {
+        **scores,
+        "probability": probability["post"] if probability else None,
+        "loss": statistics.median(losses) if losses else None,
+        **costs,
+    }
