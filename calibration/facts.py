@@ -1,7 +1,7 @@
 """Facts to learn from: prompts with a subject and a target, drawn at random.
 
-Gradients of facts have much in common that gradients at random places of plain text lack: a lens fitted on the latter has
-a third of the cosine (docs/experiments). So the project ships relations of its own, and a user may give others.
+Gradients of facts have much in common that gradients at random places of plain text lack: a lens fitted on the latter
+has a third of the cosine (docs/experiments). So the project ships relations of its own, and a user may give others.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ class _Export:
         save_tensors(work / EMBEDDING, self._token_rows())
 
     def _token_rows(self) -> dict[str, NDArray[np.float32]]:
-        """The source model's embedding [V, D], and the head's rows where they are others."""
+        """Return the source model's embedding [V, D], and the head's rows where they are others."""
         model = self._checkpoint.model
         rows = {"embedding": model.model.embed_tokens.weight.detach().numpy()}
         if not self._checkpoint.shape.tied_head:

@@ -213,7 +213,7 @@ class EditProblem:
         return self._decoder.sink_caches(batch)[1]
 
     def _read(self, final: Floats, starts: Integers, chosen: Integers) -> tuple[Floats, Floats]:
-        """Pick the read-outs out of the chosen rows' hidden states [N, B, T, D], which begin at ``starts`` in each row."""
+        """Pick the read-outs out of the chosen rows' hidden states [N, B, T, D], whose first token is at ``starts``."""
         rows = [self.rows.all[b] for b in chosen]
         read = [final[:, b, np.array(row.readouts) - starts[chosen[b]]] for b, row in enumerate(rows)]
         return np.stack(read[:-1], axis=1), read[-1][:, 0]

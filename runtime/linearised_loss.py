@@ -1,8 +1,8 @@
 """The loss of an edit with the read-outs linear in delta, minimised without a forward.
 
-The hidden states are taken to be h + J c for coefficients c along a basis; the softmax above them stays what it is, on
-the tokens that matter. That is Gauss-Newton's model for a loss known in closed form (Schraudolph 2002): the curvature of
-the softmax is exact, that of the network is left to the damping.
+The hidden states are taken to be h + J c for coefficients c along a basis; the softmax above them stays what it is,
+on the tokens that matter. That is Gauss-Newton's model for a loss known in closed form (Schraudolph 2002): the
+curvature of the softmax is exact, that of the network is left to the damping.
 """
 
 from __future__ import annotations

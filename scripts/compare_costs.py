@@ -4,7 +4,7 @@ Usage: python -m scripts.compare_costs BUNDLE --data counterfact.json --limit 5 
 
 One process edits each record with every method in turn, so that a machine that gets busier meets all of them alike.
 The published search takes minutes a record; ``--published-steps`` cuts it short, and a row of its own then holds the
-cost of all its 600 steps, extrapolated from the search's cost a step. Its success is that of the steps that were run.
+cost of all its 600 steps, extrapolated from the cost of a forward. Its success is that of the steps that were run.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def main(
         for name, method in methods.items():
             measured[name].append(measure_record(bundle, record, method.edit, 0, (options.seed,), method.foreign))
     rows = [_row(name, measured[name]) for name in methods]
-    whole = _extrapolated(measured[PUBLISHED], methods[PUBLISHED].clock)
+    whole = _extrapolated(measured[PUBLISHED], methods[PUBLISHED].clock, published.whole_forwards)
     if whole:
         rows.append({"method": f"published, {PUBLISHED_STEPS} steps, extrapolated", **_costs(whole)})
     ratios = _ratios(rows, optimizers)
@@ -151,11 +151,11 @@ def _costs(costs: Sequence[Cost]) -> dict[str, Cell]:
     return {name: statistics.median(getattr(cost, name) for cost in costs) for name in COUNTED}
 
 
-def _extrapolated(records: Sequence[MeasuredRecord], clock: Clocked | None) -> list[Cost]:
+def _extrapolated(records: Sequence[MeasuredRecord], clock: Clocked | None, whole_forwards: int) -> list[Cost]:
     """Return what the published edits would have cost with all steps; empty when none was cut short.
 
-    The search's cost a step is taken as constant: the same batch of rows runs in each. One that ended at success is
-    whole as it is.
+    The search's cost a forward is taken as constant, since the same rows run in each. A search that ended at success
+    is whole as it is.
     """
     assert clock is not None
     edited = [record for record in records if record.cost]
@@ -164,7 +164,7 @@ def _extrapolated(records: Sequence[MeasuredRecord], clock: Clocked | None) -> l
         return []
     costs = []
     for record, spent in zip(edited, clock.spent, strict=True):
-        more = 0.0 if record.stopped_early else PUBLISHED_STEPS / record.steps - 1
+        more = 0.0 if record.stopped_early else whole_forwards / spent.forwards - 1
         totals = {name: getattr(record.cost, name) + more * getattr(spent, name) for name in COUNTED}
         costs.append(Cost(round(totals["forwards"]), round(totals["token_layers"]), totals["wall_s"], 0))
     return costs

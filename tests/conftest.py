@@ -81,7 +81,8 @@ def llama(make_checkpoint: Callable[..., Path]) -> Path:
 
 
 def _export(model: Path, out: Path, precision: Precision) -> Path:
-    export_bundle(ExportConfig(str(model), out, layer=1, precision=precision, slots=3), Stages(quiet=True))
+    config = ExportConfig(str(model), out, layer=1, precision=precision, slots=3, lens_rows=24)
+    export_bundle(config, Stages(quiet=True))
     return out
 
 

@@ -72,14 +72,17 @@ class Experiment:
         click.echo(text_table(rows))
         manifest = bundle.manifest
         settings = {
-            "base": manifest.base.name,
+            "base": _without_folders(manifest.base.name),
             "precision": manifest.precision,
             "edit_layer": manifest.edit_layer,
             "data": self.data.name,
             "records": len(self.records()),
             "seed": self.seed,
         }
-        command = f"python -m scripts.experiments.{name} {_arguments(click.get_current_context())}"
+        context = click.get_current_context()
+        if "optimizer" in context.params:
+            settings["optimizer"] = context.params["optimizer"]
+        command = f"python -m scripts.experiments.{name} {_arguments(context)}"
         described = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())
         page = f"# {title}\n\n    {command}\n\n{described}.\n\n{markdown_table(rows)}\n\n![{title}]({name}.svg)\n"
         document = {"command": command, "settings": settings, "rows": rows}
@@ -127,5 +130,10 @@ def _arguments(context: click.Context) -> str:
             if isinstance(parameter, click.Option):
                 words.append(parameter.opts[0])
             if not getattr(parameter, "is_flag", False):
-                words.append(Path(each).name if isinstance(each, Path) or parameter.name == "model" else str(each))
+                words.append(_without_folders(each) if isinstance(each, str | Path) else str(each))
     return shlex.join(words)
+
+
+def _without_folders(name: str | Path) -> str:
+    """Return the last part of a path; other names, such as a Hub's, as they are."""
+    return Path(name).name if isinstance(name, Path) or Path(name).exists() else name

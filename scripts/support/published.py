@@ -73,6 +73,11 @@ class PublishedConfig:
     stale_drop: float = 1e-3
     seed: int = 0
 
+    @property
+    def whole_forwards(self) -> int:
+        """Forwards of all published steps, looks included."""
+        return 3 * self.directions * PUBLISHED_STEPS + math.ceil(PUBLISHED_STEPS / self.look_every) + 1
+
 
 def published(task: SearchTask, config: PublishedConfig) -> SearchResult:
     """Search for delta as the public code does; returns the last delta, not the best."""

@@ -9,18 +9,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mobiedit.runtime import Bundle, EditConfig, ZerothOrderConfig, open_bundle
 from mobiedit.runtime.configuration import Optimizer
 from mobiedit.runtime.errors import RequestError
-from mobiedit.runtime.evaluation import BenchConfig, EvaluationRecord, Format, read_records, run_bench
+from mobiedit.runtime.evaluation import BenchConfig, EvaluationRecord, ForeignSearch, Format, read_records, run_bench
 from mobiedit.runtime.evaluation.bench import measure_record
 from mobiedit.runtime.evaluation.cached_reader import CachedReader
 from mobiedit.runtime.evaluation.measured import observe
+from mobiedit.runtime.search import SearchResult, SearchTask
 
 Raw = Callable[..., dict[str, Any]]
 DataPath = Callable[..., Path]
@@ -253,3 +256,17 @@ def test_bench_is_refused_when_all_records_are_skipped(bundle: Bundle, four: Pat
 def test_configuration_is_refused_when_a_number_means_nothing(changes: dict[str, int]) -> None:
     with pytest.raises(RequestError, match=r"must be [01] or more: give"):
         BenchConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_foreign_search_is_named_with_its_settings(fp32_model: Bundle, four: Path, tmp_path: Path) -> None:
+    def nothing(task: SearchTask) -> SearchResult:
+        return SearchResult(np.zeros_like(task.value), 0, False, ())
+
+    data, out = read_records(four), tmp_path / "out.json"
+    config = replace(CONFIG, limit=1)
+    document = run_bench(fp32_model, data, config, out, foreign=ForeignSearch("nothing", {"rate": 1}, nothing))
+    assert document["records"][0]["optimizer"] == document["settings"]["optimizer"] == "nothing"
+    assert document["settings"]["edit"]["nothing"] == {"rate": 1}
+    assert document["records"][0]["pre"] == document["records"][0]["post"]
+    with pytest.raises(RequestError, match=r"edit\.nothing\.rate 1, not 2"):
+        run_bench(fp32_model, data, config, out, resume=True, foreign=ForeignSearch("nothing", {"rate": 2}, nothing))
