@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from mobiedit.runtime.evaluation import read_records
+from mobiedit.runtime.prompt_rows import EditRequest
 from mobiedit.runtime.tokenizer import Encoding, Tokenizer
 
 _MAX_TARGET = 6  # tokens of a target that is cut out of text
@@ -68,14 +69,13 @@ class FactSource(Protocol):
 
 def own_relations() -> FactSource:
     """Return the project's relations: any subject of a kind may have any target of another."""
-    data = json.loads(files(__package__).joinpath("relations.json").read_text("utf-8"))
+    data = _relations()
 
     def draw(rng: random.Random) -> Fact:
         relation = rng.choice(data["relations"])
         subject, target = (rng.choice(data["kinds"][relation[part]]) for part in ("subject", "target"))
-        before, after = relation["prompt"].split("{}")
-        start = before + subject if before else subject[:1].upper() + subject[1:]
-        return Fact(start + after, len(start), target)
+        prompt = relation["prompt"]
+        return Fact(_fill(prompt, subject), prompt.index("{}") + len(subject), target)
 
     return draw
 
@@ -96,6 +96,51 @@ def facts_of_file(path: Path) -> FactSource:
         return Fact(request.text, request.prompt.index("{}") + len(request.subject), request.target)
 
     return draw
+
+
+def probe_requests(count: int, seed: int, path: Path | None = None) -> list[EditRequest]:
+    """Return facts to try an edit on, each with another wording, and the prompt of a neighbour that shall stay.
+
+    Parameters
+    ----------
+    path
+        A file of evaluation records. Those with a paraphrase and a neighbour are taken; where they are too few, the
+        project's relations fill up: there, a neighbour is the same prompt with another subject of its kind.
+
+    Raises
+    ------
+    RequestError
+        When the file is not one.
+    """
+    rng = random.Random(seed)
+    records = [r for r in read_records(path).records if r.paraphrases and r.neighbours] if path else []
+    requests = [
+        replace(record.request, paraphrases=record.paraphrases[:1], keep=(record.neighbours[0].prompt,))
+        for record in rng.sample(records, min(count, len(records)))
+    ]
+    data = _relations()
+    reworded = [relation for relation in data["relations"] if "paraphrase" in relation]
+    for relation in rng.sample(reworded, min(count - len(requests), len(reworded))):
+        prompt, paraphrase = relation["prompt"], relation["paraphrase"]
+        subject, neighbour = rng.sample(data["kinds"][relation["subject"]], 2)
+        target = rng.choice(data["kinds"][relation["target"]])
+        other, kept = _fill(paraphrase, subject), _fill(prompt, neighbour)
+        requests.append(EditRequest(prompt, _spelled(prompt, subject), target, paraphrases=(other,), keep=(kept,)))
+    return requests
+
+
+def _relations() -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(files(__package__).joinpath("relations.json").read_text("utf-8"))
+    return data
+
+
+def _fill(prompt: str, subject: str) -> str:
+    return prompt.replace("{}", _spelled(prompt, subject))
+
+
+def _spelled(prompt: str, subject: str) -> str:
+    """Return a subject as it stands in a prompt: with a capital where it opens one."""
+    return subject[:1].upper() + subject[1:] if prompt.startswith("{}") else subject
 
 
 class FactSampler:

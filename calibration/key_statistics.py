@@ -1,4 +1,4 @@
-"""The covariance of the edit layer's keys, C = E[k k^T], from a small number of key vectors.
+"""The covariance of an edit layer's keys, C = E[k k^T], from a small number of key vectors.
 
 MEMIT took 44 million keys; ``dynamic_multiplier x F`` of them do as well (Gupta et al. 2025, arXiv 2506.04226).
 """
@@ -6,6 +6,7 @@ MEMIT took 44 million keys; ``dynamic_multiplier x F`` of them do as well (Gupta
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,63 +43,80 @@ class KeyStatistics:
 def collect_key_statistics(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    layer: int,
+    layers: Sequence[int],
     sink: int,
     lines: Sequence[str],
     multiplier: float,
     advance: Callable[[int], None] = lambda keys: None,
-) -> KeyStatistics:
-    """Run calibration text up to the edit layer and sum the outer products of its keys.
+) -> dict[int, KeyStatistics]:
+    """Run calibration text once, up to the deepest of some layers, and sum the outer products of each one's keys.
+
+    The sums of all layers are held at once, 8 F^2 bytes each: FP32 sums leave errors that the inverse makes visible,
+    and four of these are less than the copy of the weights that later stages hold.
 
     Parameters
     ----------
+    layers
+        The layers whose statistics are wanted.
     sink
         The token in front of every text; its own key is left out.
     multiplier
         Keys wanted, as a multiple of the MLP's width F.
     advance
         Told the number of keys after each batch.
+
+    Returns
+    -------
+    dict
+        The statistics by layer.
     """
-    down = model.model.layers[layer].mlp.down_proj
-    width = down.in_features
+    downs = {layer: model.model.layers[layer].mlp.down_proj for layer in sorted(layers)}
+    deepest = max(layers)
+    width = downs[deepest].in_features
     wanted = max(1, round(multiplier * width))
-    total = torch.zeros(width, width, dtype=torch.float64)
+    totals = {layer: torch.zeros(width, width, dtype=torch.float64) for layer in downs}
     seen = 0
     encoded = sorted((tokenizer(line, add_special_tokens=False).input_ids[:_MAX_TOKENS] for line in lines), key=len)
     # Like lengths together, but a spread of lengths early: a small multiplier must not see short lines alone.
     batches = [encoded[i : i + _BATCH] for i in range(0, len(encoded), _BATCH)]
     for index in np.random.default_rng(0).permutation(len(batches)):
-        keys = _keys_of(model, down, sink, batches[index])[: wanted - seen].double()
-        total += keys.T @ keys
-        seen += len(keys)
-        advance(len(keys))
+        caught = _keys_of(model, downs, sink, batches[index])
+        count = min(len(caught[deepest]), wanted - seen)
+        for layer, keys in caught.items():
+            chosen = keys[:count].double()
+            totals[layer] += chosen.T @ chosen
+        seen += count
+        advance(count)
         if seen >= wanted:
             break
+    return {layer: KeyStatistics(_inverse(totals.pop(layer), seen), seen, wanted) for layer in downs}
+
+
+def _inverse(total: Tensor, seen: int) -> NDArray[np.float32]:
     covariance = total / max(seen, 1)
-    covariance += _RIDGE * covariance.diagonal().mean() * torch.eye(width, dtype=torch.float64)
-    return KeyStatistics(torch.linalg.inv(covariance).float().numpy(), seen, wanted)
+    covariance.diagonal().add_(_RIDGE * covariance.diagonal().mean())
+    return torch.linalg.inv(covariance).float().numpy()
 
 
-class _KeysSeen(Exception):  # noqa: N818 - not an error: ends a forward at the edit layer
+class _KeysSeen(Exception):  # noqa: N818 - not an error: ends a forward at the deepest layer
     pass
 
 
-def _keys_of(model: nn.Module, down: nn.Module, sink: int, batch: list[list[int]]) -> Tensor:
-    """Return the keys [n, F] of a batch's real tokens."""
+def _keys_of(model: nn.Module, downs: dict[int, nn.Module], sink: int, batch: list[list[int]]) -> dict[int, Tensor]:
+    """Return the keys [n, F] of a batch's real tokens by layer."""
     length = max(map(len, batch))
     ids = torch.tensor([[sink, *row, *[sink] * (length - len(row))] for row in batch])
     real = torch.tensor([[False, *[True] * len(row), *[False] * (length - len(row))] for row in batch])
-    caught: list[Tensor] = []
+    caught: dict[int, Tensor] = {}
 
-    def catch(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        caught.append(inputs[0][real])
-        raise _KeysSeen
+    def catch(layer: int, inputs: tuple[Tensor, ...]) -> None:
+        caught[layer] = inputs[0][real]
+        if len(caught) == len(downs):
+            raise _KeysSeen
 
-    handle = down.register_forward_pre_hook(catch)
-    try:
+    with ExitStack() as hooks, suppress(_KeysSeen):
+        for layer, down in downs.items():
+            handle = down.register_forward_pre_hook(lambda _, inputs, layer=layer: catch(layer, inputs))
+            hooks.callback(handle.remove)
         model.model(ids, use_cache=False)
-    except _KeysSeen:
-        pass
-    finally:
-        handle.remove()
-    return caught[0]
+    return caught

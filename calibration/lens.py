@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .fact_rows import FactRows, FactRunner
 from .facts import FactSampler
+from .half_precision import bfloat16_pays
 
 _RIDGE = 1e-3  # of the unembedding's mean variance
 _WARM_UP, _LAST_RATE = 10, 0.1
@@ -133,7 +134,7 @@ def fit_lens(
     width = unembedding.shape[1]
     gradients = torch.zeros(width, width)
     held_out = runner.run(sampler.rows(config.held_out))
-    head = unembedding.bfloat16() if _bfloat16_pays() else unembedding
+    head = unembedding.bfloat16() if bfloat16_pays() else unembedding
     before = _held_out_losses(maps, head, held_out, config)[0]  # the maps are zero, and so is delta
     batches = max(1, config.rows // config.batch)
     for index in range(batches):
@@ -206,16 +207,3 @@ def _clamped(relative: Tensor, facts: FactRows, clamp: float) -> Tensor:
     """Return deltas [B, D] from ones in units of the value's norm, none longer than ``clamp``."""
     norms = relative.norm(dim=-1, keepdim=True).clamp_min(1e-6)
     return relative * torch.clamp(clamp / norms, max=1) * facts.value_norms[:, None]
-
-
-def _bfloat16_pays() -> bool:
-    """Whether this processor multiplies bfloat16 faster than float32: many do several times, others emulate it."""
-    seconds = []
-    for dtype in (torch.float32, torch.bfloat16):
-        a, b = torch.ones(256, 512, dtype=dtype), torch.ones(512, 1024, dtype=dtype)
-        a @ b
-        began = time.perf_counter()
-        for _ in range(10):
-            a @ b
-        seconds.append(time.perf_counter() - began)
-    return seconds[1] < seconds[0] / 2

@@ -22,7 +22,7 @@ _LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
 @click.version_option(package_name="mobiedit")
 @click.argument("model")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The bundle to write.")
-@click.option("--layer", default="auto", help="The edit layer: auto, or its index.")
+@click.option("--layer", default="auto", help="The edit layer: auto, which tries a few, or its index.")
 @click.option(
     "--precision",
     type=click.Choice([p.value for p in Precision]),
@@ -80,9 +80,12 @@ def main(model: str, out: Path, layer: str, dry_run: bool, as_json: bool, **opti
                     "total_bytes": plan.total_bytes,
                     "peak_bytes": plan.peak_bytes,
                     "parameters": plan.parameters,
+                    "notes": list(plan.notes),
                 }
             )
             return
+        for note in plan.notes:
+            click.echo(f"note: {note}", err=True)
         for name, size in plan.files.items():
             click.echo(f"{name:<28} {size / 2**20:10.1f} MiB")
         click.echo(f"{'bundle':<28} {plan.total_bytes / 2**20:10.1f} MiB")
@@ -105,6 +108,8 @@ def main(model: str, out: Path, layer: str, dry_run: bool, as_json: bool, **opti
         click.echo(f"note: {note}", err=True)
     layers = f"edit layer {manifest.edit_layer} of {manifest.shape.n_layers}"
     click.echo(f"wrote {out}: {manifest.base.name}, {layers}, {manifest.precision}")
+    if candidates := manifest.statistics["layer"].get("candidates"):
+        click.echo(_choice_line(manifest.statistics["layer"], candidates))
     click.echo(
         f"  FP32 graphs against the source model: largest logit difference {report.fp32.max_abs_logit_difference:.1e}"
     )
@@ -118,6 +123,12 @@ def main(model: str, out: Path, layer: str, dry_run: bool, as_json: bool, **opti
         f"  {manifest.precision} graphs: cosine {written.mean_cosine:.4f}, NLL {written.nll:.3f} "
         f"{written.nll_change:+.4f}, on {written.tokens} held-out tokens"
     )
+
+
+def _choice_line(choice: dict[str, Any], candidates: list[dict[str, Any]]) -> str:
+    """Return the line that says what the edit layer was chosen by."""
+    scores = ", ".join(f"{each['layer']}: {each['score']:.2f}" for each in candidates)
+    return f"  edit layer: {choice['chosen']}, by {choice['facts']} facts in {choice['seconds']:.0f} s; scores {scores}"
 
 
 def _layer(text: str) -> int | None:

@@ -7,16 +7,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mobiedit.calibration.facts import facts_of_file
 from mobiedit.calibration.graph_inputs import record_graph_inputs
-from mobiedit.calibration.key_statistics import KeyStatistics, collect_key_statistics
+from mobiedit.calibration.key_statistics import KeyStatistics
 from mobiedit.calibration.sink import choose_sink, sink_cache
 from mobiedit.calibration.text import default_text, held_out_text, read_text
 from mobiedit.runtime.bundle_layout import CONSTANTS, EMBEDDING, GRAPHS, KEY_STATISTICS, LENS, TOKENIZER, graph_file
@@ -25,7 +25,6 @@ from mobiedit.runtime.bundle_writer import BundleWriter, save_tensors
 from mobiedit.runtime.configuration import ExecutionConfig
 from mobiedit.runtime.costs import CostMeter
 from mobiedit.runtime.decoder import Decoder, DecoderParts, Slots
-from mobiedit.runtime.errors import ExportError
 from mobiedit.runtime.files import storage_errors
 from mobiedit.runtime.manifest import SCHEMA_VERSION, Manifest, to_json
 from mobiedit.runtime.tokenizer import Tokenizer
@@ -34,13 +33,15 @@ from .canaries import choose_canaries
 from .check import Comparison, compare, require_close, require_exact
 from .checkpoint import Checkpoint, find_source, load_checkpoint, read_config, shape_of
 from .configuration import ExportConfig, Precision, Target
-from .edit_layer import choose_layer
+from .edit_layer import predict_layer
 from .graphs import graph_specs, write_graph
+from .layer_stage import MeasuredLayer, measure_layer
 from .lens_stage import fit_export_lens
 from .npu_check import compare_on_npu, require_simulator
 from .plan import Plan, plan_export
 from .progress import Stages
 from .static_quantisation import quantise_static
+from .token_rows import half_token_rows, token_rows
 from .weight_only import quantise_weights
 
 ROW_PREFIXES = (
@@ -74,7 +75,11 @@ def predict(config: ExportConfig) -> Plan:
     """Return the sizes that an export would have, without loading a weight."""
     source = find_source(config.model, config.revision, trust_remote_code=config.trust_remote_code)
     shape = shape_of(read_config(source))
-    return plan_export(shape, choose_layer(shape, config.layer), config.precision)
+    layer = predict_layer(shape, config.layer)
+    plan = plan_export(shape, layer, config.precision)
+    if config.layer is not None:
+        return plan
+    return replace(plan, notes=(f"auto: an export tries a few layers; these are the sizes for layer {layer}",))
 
 
 def export_bundle(config: ExportConfig, stages: Stages | None = None) -> ExportReport:
@@ -94,14 +99,16 @@ def export_bundle(config: ExportConfig, stages: Stages | None = None) -> ExportR
     stages = stages or Stages()
     source = find_source(config.model, config.revision, trust_remote_code=config.trust_remote_code)
     model_config = read_config(source)
-    layer = choose_layer(shape_of(model_config), config.layer)
+    predict_layer(shape_of(model_config), config.layer)  # a layer that is not there is refused before any work
     if config.target is Target.QNN:
         require_simulator()
     lines = read_text(config.calibration_text) if config.calibration_text else default_text()
+    if config.facts:
+        facts_of_file(config.facts)  # a bad file is refused before any work
     with BundleWriter(config.out, force=config.force) as writer, storage_errors(f"write {config.out}"):
         with stages.stage("load the model"):
             checkpoint = load_checkpoint(source, model_config)
-        return _Export(config, checkpoint, layer, lines, writer, stages).run()
+        return _Export(config, checkpoint, lines, writer, stages).run()
 
 
 class _Export:
@@ -111,18 +118,17 @@ class _Export:
         self,
         config: ExportConfig,
         checkpoint: Checkpoint,
-        layer: int,
         lines: Sequence[str],
         writer: BundleWriter,
         stages: Stages,
     ) -> None:
         self._config = config
         self._checkpoint = checkpoint
-        self._layer = layer
         self._lines = lines
         self._writer = writer
         self._stages = stages
         self._empty = Slots.empty(config.slots, checkpoint.shape)
+        self._layer: int  # known once it is measured
 
     def run(self) -> ExportReport:
         model, tokenizer = self._checkpoint.model, self._checkpoint.tokenizer
@@ -130,25 +136,23 @@ class _Export:
             sink = choose_sink(model, tokenizer, _spread(self._lines, _SINK_LINES))
         tokenizer.backend_tokenizer.save(str(self._writer.folder / TOKENIZER))
         if self._config.precision is not Precision.FP32:
-            halves = {name: _half(rows) for name, rows in self._token_rows().items()}
-            save_tensors(self._writer.folder / EMBEDDING, halves)
+            save_tensors(self._writer.folder / EMBEDDING, half_token_rows(self._checkpoint))
+        layer = self._measure_layer(sink.token)
         with self._fp32_folder() as work:
             self._write_fp32(work, sink.token)
             fp32 = self._compare("check the FP32 graphs", self._parts(work), sink.token)
             require_exact(fp32)
-            statistics = self._key_statistics(sink.token)
-            lens = self._fit_lens(work, statistics)
+            lens = self._fit_lens(work, layer.statistics)
             if self._config.precision is not Precision.FP32:
                 self._write_quantised(work)
         written, canaries = self._check_written(fp32, sink.token)
         npu = self._check_npu() if self._config.target is Target.QNN else {}
         checks = {"fp32": fp32.to_dict(), "written": written.to_dict(), "sink_nll": sink.evidence, "npu_cosine": npu}
-        manifest = self._manifest(
-            sink.token, canaries, {"keys": statistics.keys, "wanted": statistics.wanted, "lens": lens}, checks
-        )
+        keys = {"keys": layer.statistics.keys, "wanted": layer.statistics.wanted}
+        manifest = self._manifest(sink.token, canaries, {**keys, "layer": layer.evidence, "lens": lens}, checks)
         with self._stages.stage("write the manifest"):
             self._writer.finish(to_json(manifest))
-        return ExportReport(manifest, fp32, written, _notes(statistics))
+        return ExportReport(manifest, fp32, written, layer.notes)
 
     @contextmanager
     def _fp32_folder(self) -> Iterator[Path]:
@@ -171,15 +175,7 @@ class _Export:
         sink_tensors = dict(zip(names, sink_cache(checkpoint.model, sink), strict=True))
         frequencies = checkpoint.model.model.rotary_emb.inv_freq.numpy().astype(np.float32)
         save_tensors(work / CONSTANTS, {"inverse_frequencies": frequencies, **sink_tensors})
-        save_tensors(work / EMBEDDING, self._token_rows())
-
-    def _token_rows(self) -> dict[str, NDArray[np.float32]]:
-        """Return the source model's embedding [V, D], and the head's rows where they are others."""
-        model = self._checkpoint.model
-        rows = {"embedding": model.model.embed_tokens.weight.detach().numpy()}
-        if not self._checkpoint.shape.tied_head:
-            rows["unembedding"] = model.lm_head.weight.detach().numpy()
-        return rows
+        save_tensors(work / EMBEDDING, token_rows(checkpoint))
 
     def _write_quantised(self, work: Path) -> None:
         """Write the bundle's graphs from the FP32 ones; constants and edit layer are the same."""
@@ -225,14 +221,14 @@ class _Export:
             decoder = Decoder(parts, CostMeter())
             return compare(decoder, self._empty, self._checkpoint.model, sink, texts, advance)
 
-    def _key_statistics(self, sink: int) -> KeyStatistics:
-        checkpoint, multiplier = self._checkpoint, self._config.dynamic_multiplier
-        with self._stages.stage("collect key statistics", round(multiplier * checkpoint.shape.mlp_width)) as advance:
-            statistics = collect_key_statistics(
-                checkpoint.model, checkpoint.tokenizer, self._layer, sink, self._lines, multiplier, advance
-            )
-        save_tensors(self._writer.folder / KEY_STATISTICS, {"inverse_covariance": statistics.inverse_covariance})
-        return statistics
+    def _measure_layer(self, sink: int) -> MeasuredLayer:
+        """Choose the edit layer and write its key statistics."""
+        folder = self._writer.folder
+        tokenizer = Tokenizer(folder / TOKENIZER)
+        layer = measure_layer(self._checkpoint, tokenizer, sink, self._lines, ROW_PREFIXES, self._config, self._stages)
+        self._layer = layer.index
+        save_tensors(folder / KEY_STATISTICS, {"inverse_covariance": layer.statistics.inverse_covariance})
+        return layer
 
     def _fit_lens(self, work: Path, statistics: KeyStatistics) -> dict[str, Any]:
         """Fit and write the lens; return what the manifest says of it."""
@@ -285,23 +281,7 @@ class _Export:
         )
 
 
-def _half(embedding: NDArray[np.float32]) -> NDArray[np.float16]:
-    half = embedding.astype(np.float16)
-    if not np.isfinite(half).all():
-        raise ExportError("the embedding does not fit FP16: use --precision fp32")
-    return half
-
-
 def _spread(lines: Sequence[str], count: int) -> list[str]:
     """Return ``count`` lines, evenly spread."""
     step = max(1, len(lines) // count)
     return list(lines[::step][:count])
-
-
-def _notes(statistics: KeyStatistics) -> tuple[str, ...]:
-    if statistics.keys >= statistics.wanted:
-        return ()
-    return (
-        f"key statistics: the calibration text has {statistics.keys} tokens, {statistics.wanted} were asked for; "
-        "give more --calibration-text for a better locality",
-    )

@@ -30,11 +30,14 @@ class Plan:
         Predicted bytes of the large files, by name; graphs with their weights.
     peak_bytes
         Predicted peak memory of the export.
+    notes
+        What the user should know of the prediction.
     """
 
     parameters: int
     files: dict[str, int]
     peak_bytes: int
+    notes: tuple[str, ...] = ()
 
     @property
     def total_bytes(self) -> int:

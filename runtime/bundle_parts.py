@@ -37,7 +37,9 @@ def load_parts(
     missing = [name for name in ("inverse_frequencies", *names) if name not in constants]
     if missing:
         raise BundleError(f"{CONSTANTS} lacks {missing[0]!r}: export the bundle again")
-    rows = read_tensors(folder / EMBEDDING)
+    rows, unembedding = read_tensors(folder / EMBEDDING), "embedding" if shape.tied_head else "unembedding"
+    if absent := [name for name in ("embedding", unembedding) if name not in rows]:
+        raise BundleError(f"{EMBEDDING} lacks {absent[0]!r}: export the bundle again")
     prefix, edit, suffix, head = (
         Graph(folder / graph_file(name), config, fold_weights=fold_weights) for name in GRAPHS
     )
@@ -47,7 +49,7 @@ def load_parts(
         suffix=suffix,
         head=head,
         embedding=rows["embedding"],
-        unembedding=rows["embedding" if shape.tied_head else "unembedding"],
+        unembedding=rows[unembedding],
         inverse_frequencies=constants["inverse_frequencies"],
         sink=tuple(constants[name] for name in names),
         shape=shape,

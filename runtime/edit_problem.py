@@ -169,7 +169,7 @@ class EditProblem:
         if rows is not None:
             chosen = np.append(chosen[:-1][:rows], chosen[-1])
         self.meter.forwards += n
-        hidden = self._base_hidden(n)[:, chosen] + self.window.scales[chosen, :, None] * deltas[:, None, None, :]
+        hidden = self._base_hidden(n, chosen) + self.window.scales[chosen, :, None] * deltas[:, None, None, :]
         hidden = hidden.reshape(n * len(chosen), *hidden.shape[2:])
         final, _ = self._decoder.run_suffix(hidden, self._cache_for(n, chosen))
         return self._read(final.reshape(n, len(chosen), *final.shape[1:]), self.window.starts, chosen)
@@ -195,11 +195,11 @@ class EditProblem:
         scales = np.take_along_axis(self._scales, index, axis=1)
         return Window(starts, hidden, scales, self._sink(batch).extended(new).cut(1 + starts))
 
-    def _base_hidden(self, n: int) -> Floats:
-        """[1 or N, B, T, D] the window's tokens; without a cache, computed for each delta from the embeddings on."""
+    def _base_hidden(self, n: int, chosen: Integers) -> Floats:
+        """[1 or N, B, T, D] the chosen rows' window; without a cache, computed for each delta from the embeddings."""
         if self._policy is not PrefixCache.OFF:
-            return self.window.hidden[None]
-        ids = np.tile(self.rows.padded_ids(), (n, 1))
+            return self.window.hidden[None, chosen]
+        ids = np.tile(self.rows.padded_ids()[chosen], (n, 1))
         hidden = _through_edit_layer(self._decoder, ids, self._slots).hidden
         return hidden.reshape(n, -1, *hidden.shape[1:])
 

@@ -91,6 +91,7 @@ class _Search:
         before, best = self._evaluate(np.stack([np.zeros_like(first), first]))
         self._look(before)
         if not self._done(before):
+            self._steps = 1  # the start is one: no step would say that there was nothing to teach
             best = self._epochs(self._refine(min(before, best, key=lambda point: point.loss)))
         else:
             best = before
@@ -190,8 +191,9 @@ class _Search:
 
     def _model(self, point: _Point, top: TopLogits) -> LinearisedLoss:
         task = self._task
-        likely = np.argpartition(-task.loss.subject_log_probs, self._config.top_tokens)[: self._config.top_tokens]
-        subject = top_logits(task.decoder.run_head, point.subject[None], self._config.top_tokens, likely)
+        keep = min(self._config.top_tokens, len(task.loss.subject_log_probs) - 1)
+        likely = np.argpartition(-task.loss.subject_log_probs, keep)[:keep]
+        subject = top_logits(task.decoder.run_head, point.subject[None], keep, likely)
         return LinearisedLoss(
             top,
             subject,

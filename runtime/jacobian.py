@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+_OUTSIDE = 1e-6  # squared part of a step within the basis: less than this is rounding, and says nothing
 _NEW = 0.05  # part of a direction that must lie outside the basis: less than this is rounding and repetition
 
 
@@ -36,9 +37,9 @@ class Jacobian:
         """Return at most ``limit`` orthonormal directions [k, D], new to the basis, from candidates [D] in turn."""
         known = self.basis
         found: list[Floats] = []
-        for candidate in candidates:
-            if len(found) == limit:
-                break
+        remaining = iter(candidates)
+        # The limit is looked at first: a candidate that was taken from an iterator is lost to the next call.
+        while len(found) < limit and (candidate := next(remaining, None)) is not None:
             direction = _outside(candidate, known)
             if direction is not None:
                 found.append(direction)
@@ -55,7 +56,7 @@ class Jacobian:
         """Make the Jacobian agree with the changes [t, D] and [D] that a step [D] within the basis brought."""
         along = self.basis @ step
         square = float(along @ along)
-        if square == 0:
+        if square <= _OUTSIDE * float(step @ step):
             return
         self.readouts += (readouts - self.readouts @ along)[..., None] * (along / square)
         self.subject += (subject - self.subject @ along)[:, None] * (along / square)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from mobiedit.calibration.key_statistics import collect_key_statistics
+from mobiedit.calibration.key_statistics import KeyStatistics, collect_key_statistics
 from mobiedit.calibration.text import default_text
 
 LAYER, SINK, WIDTH = 1, 0, 128
@@ -31,6 +33,11 @@ def keys_of(model: nn.Module, ids: list[int], layer: int = LAYER) -> NDArray[np.
     return seen[0][0, 1:].double().numpy()
 
 
+def collect(model: nn.Module, tokenizer: PreTrainedTokenizerFast, layer: int, *arguments: Any) -> KeyStatistics:
+    """Statistics of a single layer."""
+    return collect_key_statistics(model, tokenizer, [layer], *arguments)[layer]
+
+
 def inverse_of(keys: NDArray[np.float64]) -> NDArray[np.float64]:
     covariance = keys.T @ keys / len(keys)
     return np.linalg.inv(covariance + 1e-3 * np.trace(covariance) / WIDTH * np.eye(WIDTH))
@@ -46,7 +53,7 @@ def test_inverse_is_that_of_all_keys_when_multiplier_takes_all(
     model: nn.Module, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     texts = [tokenizer(line).input_ids for line in LINES]
-    result = collect_key_statistics(model, tokenizer, LAYER, SINK, LINES, ALL)
+    result = collect(model, tokenizer, LAYER, SINK, LINES, ALL)
     assert len({len(ids) for ids in texts}) > 8  # batches of unlike lengths are padded
     assert result.keys == sum(map(len, texts))
     assert_close(result.inverse_covariance, inverse_of(np.concatenate([keys_of(model, ids) for ids in texts])))
@@ -58,14 +65,14 @@ def test_inverse_is_of_the_layers_own_keys_when_layer_is_another(
 ) -> None:
     lines = LINES[:20]
     keys = np.concatenate([keys_of(model, tokenizer(line).input_ids, layer) for line in lines])
-    assert_close(collect_key_statistics(model, tokenizer, layer, SINK, lines, ALL).inverse_covariance, inverse_of(keys))
+    assert_close(collect(model, tokenizer, layer, SINK, lines, ALL).inverse_covariance, inverse_of(keys))
 
 
 def test_text_is_cut_at_128_tokens_when_longer(model: nn.Module, tokenizer: PreTrainedTokenizerFast) -> None:
     long = " ".join(LINES)
     ids = tokenizer(long).input_ids
     assert len(ids) > 128
-    result = collect_key_statistics(model, tokenizer, LAYER, SINK, [long], ALL)
+    result = collect(model, tokenizer, LAYER, SINK, [long], ALL)
     assert result.keys == 128
     assert_close(result.inverse_covariance, inverse_of(keys_of(model, ids[:128])))
 
@@ -75,7 +82,7 @@ def test_keys_are_exactly_the_wanted_when_text_has_more(
     multiplier: float, wanted: int, model: nn.Module, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     advanced: list[int] = []
-    result = collect_key_statistics(model, tokenizer, LAYER, SINK, LINES, multiplier, advanced.append)
+    result = collect(model, tokenizer, LAYER, SINK, LINES, multiplier, advanced.append)
     assert (result.keys, result.wanted) == (wanted, wanted)
     assert sum(advanced) == wanted
 
@@ -85,14 +92,14 @@ def test_inverse_is_of_the_wanted_keys_alone_when_text_has_more(
 ) -> None:
     lines = [LINES[0]] * 8  # one batch of equal lines: which keys come first is known
     keys = keys_of(model, tokenizer(LINES[0]).input_ids)
-    result = collect_key_statistics(model, tokenizer, LAYER, SINK, lines, (len(keys) + 3) / WIDTH)
+    result = collect(model, tokenizer, LAYER, SINK, lines, (len(keys) + 3) / WIDTH)
     assert result.keys == len(keys) + 3
     assert_close(result.inverse_covariance, inverse_of(np.concatenate([keys, keys[:3]])))
 
 
 def test_missing_keys_are_reported_when_text_is_short(model: nn.Module, tokenizer: PreTrainedTokenizerFast) -> None:
     advanced: list[int] = []
-    result = collect_key_statistics(model, tokenizer, LAYER, SINK, LINES[:2], 10.0, advanced.append)
+    result = collect(model, tokenizer, LAYER, SINK, LINES[:2], 10.0, advanced.append)
     available = sum(len(tokenizer(line).input_ids) for line in LINES[:2])
     assert (result.keys, result.wanted) == (available, 1280)
     assert available < 1280
@@ -114,7 +121,7 @@ def test_long_lines_are_seen_when_few_keys_are_wanted(model: nn.Module, tokenize
 
     watched = Watched()
     try:
-        collect_key_statistics(watched, tokenizer, LAYER, SINK, default_text(), 10.0)
+        collect(watched, tokenizer, LAYER, SINK, default_text(), 10.0)
     finally:
         watched.handle.remove()
     all_lengths = sorted(len(tokenizer(line).input_ids) for line in default_text())
@@ -125,11 +132,24 @@ def test_model_is_as_before_when_collected(model: nn.Module, tokenizer: PreTrain
     ids = torch.tensor([[SINK, *range(40, 60)]])
     with torch.no_grad():
         before = model(ids).logits
-        collect_key_statistics(model, tokenizer, LAYER, SINK, LINES[:3], ALL)
+        collect(model, tokenizer, LAYER, SINK, LINES[:3], ALL)
         after = model(ids).logits  # a hook left behind would end this forward
     assert torch.equal(before, after)
 
 
 def test_statistics_are_the_same_when_collected_again(model: nn.Module, tokenizer: PreTrainedTokenizerFast) -> None:
-    one, other = (collect_key_statistics(model, tokenizer, LAYER, SINK, LINES, 3.0) for _ in range(2))
+    one, other = (collect(model, tokenizer, LAYER, SINK, LINES, 3.0) for _ in range(2))
     np.testing.assert_array_equal(one.inverse_covariance, other.inverse_covariance)
+
+
+def test_layers_have_the_same_statistics_when_collected_together(
+    model: nn.Module, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    advanced: list[int] = []
+    together = collect_key_statistics(model, tokenizer, [2, 0, 1], SINK, LINES, 3.0, advanced.append)
+    assert list(together) == [0, 1, 2]
+    assert sum(advanced) == 384  # counted once, not once a layer
+    for layer, statistics in together.items():
+        alone = collect(model, tokenizer, layer, SINK, LINES, 3.0)
+        assert (statistics.keys, statistics.wanted) == (alone.keys, alone.wanted) == (384, 384)
+        np.testing.assert_array_equal(statistics.inverse_covariance, alone.inverse_covariance)

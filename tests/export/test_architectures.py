@@ -42,7 +42,7 @@ IDS = list(range(40, 90))
 def test_fp32_logits_match_transformers(family: str, make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     model_type, changes = FAMILIES[family]
     folder = make_checkpoint(model_type, **changes)
-    config = ExportConfig(str(folder), tmp_path / "bundle", layer=1, precision=Precision.FP32, slots=2)
+    config = ExportConfig(str(folder), tmp_path / "bundle", layer=1, precision=Precision.FP32, slots=2, lens_rows=24)
     sink = export_bundle(config, Stages(quiet=True)).manifest.sink_token
     opened = open_bundle(tmp_path / "bundle")
     generator = Generator(opened.decoder, Slots.empty(2, opened.manifest.shape))

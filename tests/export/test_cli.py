@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mobiedit.export import pipeline
-from mobiedit.export.cli import main
+from mobiedit.export.cli import _choice_line, main
 from mobiedit.runtime.manifest import read_manifest
 
 
@@ -35,6 +36,9 @@ def out(tmp_path: Path) -> Path:
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+QUICK = ["--slots", 3, "--lens-rows", 24]
 
 
 def assert_refused(result: Result, message: str) -> None:
@@ -69,9 +73,12 @@ def test_dry_run_prints_sizes_and_writes_nothing_when_asked_for(
     assert result.exit_code == 0, result.output
     lines = {line.rsplit(maxsplit=2)[0]: line.rsplit(maxsplit=2)[1:] for line in result.stdout.splitlines()}
     files = ["prefix.onnx", "edit.onnx", "suffix.onnx", "head.onnx", "embedding.safetensors"]
-    assert list(lines) == [*files, "key_statistics.safetensors", "bundle", "peak memory of the export"]
+    files += ["lens.safetensors", "key_statistics.safetensors"]
+    assert list(lines) == [*files, "bundle", "peak memory of the export"]
     assert all(float(size) > 0 and unit == "MiB" for size, unit in lines.values())
     assert float(lines["head.onnx"][0]) == head  # 49152 x 576 weights, printed with one decimal
+    assert result.stderr.startswith("note: auto: ")  # no layer was asked for
+    assert "layer 10" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -79,7 +86,8 @@ def test_dry_run_prints_json_and_writes_nothing_when_asked_for(llama: Path, out:
     result = run(llama, "--out", out, "--dry-run", "--precision", "fp32", "--layer", 1, "--json")
     assert result.exit_code == 0, result.output
     plan = json.loads(result.stdout)
-    assert plan.keys() == {"files", "total_bytes", "peak_bytes", "parameters"}
+    assert plan.keys() == {"files", "total_bytes", "peak_bytes", "parameters", "notes"}
+    assert plan["notes"] == []
     assert plan["files"]["edit.onnx"] == 4 * 3 * 64 * 128
     assert plan["total_bytes"] == sum(plan["files"].values())
     assert plan["peak_bytes"] > 4 * plan["parameters"] > 0
@@ -115,6 +123,8 @@ def test_target_is_refused_in_one_line_when_the_npu_does_not_take_the_precision(
     [
         ("--slots", "0"),
         ("--slots", "-3"),
+        ("--lens-rows", "0"),
+        ("--lens-rows", "-1"),
         ("--dynamic-multiplier", "0"),
         ("--dynamic-multiplier", "-1"),
         ("--dynamic-multiplier", "nan"),
@@ -160,6 +170,27 @@ def test_calibration_text_is_refused_in_one_line_when_it_is_no_text(
     assert [path.name for path in tmp_path.iterdir()] == ([] if content is None else ["text"])
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "is not a file"),
+        (b"{", "is not JSON"),
+        (b"[]", "holds no list of records"),
+        (b'[{"a": 1}]', "has no field that tells its format"),
+        (b'[{"case_id": 1, "prompt": "Anna is"}]', "has no 'subject'"),
+    ],
+    ids=["missing", "half", "empty", "odd", "incomplete"],
+)
+def test_facts_are_refused_in_one_line_when_they_are_no_records(
+    content: bytes | None, reason: str, llama: Path, out: Path, tmp_path: Path
+) -> None:
+    facts = tmp_path / "facts.json"
+    if content is not None:
+        facts.write_bytes(content)
+    assert_refused(run(llama, "--out", out, "--facts", facts), reason)
+    assert [path.name for path in tmp_path.iterdir()] == ([] if content is None else ["facts.json"])
+
+
 def test_existing_bundle_is_refused_in_one_line_when_not_forced(llama: Path, bundle_path: Path) -> None:
     assert_refused(run(llama, "--out", bundle_path), "--force")
 
@@ -191,12 +222,16 @@ def test_json_is_a_report_when_a_model_is_really_exported(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a relative place, as users give it
-    result = run(llama, "--out", "bundle", "--precision", "fp32", "--slots", 3, "--json")
+    result = run(llama, "--out", "bundle", "--precision", "fp32", *QUICK, "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert "%|" not in result.stderr  # no bars: nobody looks
     manifest = read_manifest(tmp_path / "bundle")
-    assert report == {"bundle": "bundle", "edit_layer": 1, "checks": manifest.checks, "notes": []}
+    stated = {"edit_layer": manifest.edit_layer, "checks": manifest.checks, "statistics": manifest.statistics}
+    assert report == {"bundle": "bundle", "notes": [], **stated}
+    choice = manifest.statistics["layer"]  # no layer was asked for
+    assert choice["chosen"] == manifest.edit_layer
+    assert [each["layer"] for each in choice["candidates"]] == [1, 2]
     assert 0 < report["checks"]["fp32"]["max_abs_logit_difference"] < 1e-3  # the exporter's own limit
     assert (manifest.precision, manifest.target, manifest.slots) == ("fp32", "cpu", 3)
     assert list(tmp_path.iterdir()) == [tmp_path / "bundle"]
@@ -206,13 +241,21 @@ def test_lines_name_place_and_checks_when_exported(
     llama: Path, out: Path, tmp_path: Path, written_graphs: None
 ) -> None:
     (tmp_path / "text").write_text("The cat sat on the mat.\nIt rained.\n")
-    result = run(llama, "--out", out, "--layer", 1, "--slots", 3, "--calibration-text", tmp_path / "text")
+    result = run(llama, "--out", out, "--layer", 1, *QUICK, "--calibration-text", tmp_path / "text")
     assert result.exit_code == 0, result.output
-    wrote, exact, quantised = result.stdout.splitlines()
+    wrote, exact, lens, quantised = result.stdout.splitlines()
     assert wrote == f"wrote {out}: {llama}, edit layer 1 of 4, w8a16"
     assert exact.startswith("  FP32 graphs against the source model: largest logit difference ")
+    # The losses without delta, at the start, and after two steps.
+    assert re.fullmatch(r"  lens: \d+\.\d MiB, 24 facts in \d+ s; [^:]+: \d+\.\d\d( -> \d+\.\d\d){3}", lens)
     assert quantised.startswith("  w8a16 graphs: cosine 0.99")
     assert [line for line in result.stderr.splitlines() if line.startswith("note: key statistics: ")]
+
+
+def test_line_of_the_choice_has_layer_and_scores_when_several_were_tried() -> None:
+    candidates = [{"layer": 10, "score": 0.9167}, {"layer": 14, "score": 0.75}]
+    line = _choice_line({"chosen": 10, "facts": 8, "seconds": 41.6}, candidates)
+    assert line == "  edit layer: 10, by 8 facts in 42 s; scores 10: 0.92, 14: 0.75"
 
 
 def test_missing_libraries_are_named_in_one_line_when_only_the_runtime_is_installed(

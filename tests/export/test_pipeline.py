@@ -33,6 +33,7 @@ FILES = {
     "constants.safetensors",
     "embedding.safetensors",
     "key_statistics.safetensors",
+    "lens.safetensors",
     "tokenizer.json",
 }
 PRECISIONS = (Precision.FP32, Precision.W8A16)
@@ -49,7 +50,8 @@ def any_bundle(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture
 def config(llama: Path, tmp_path: Path) -> ExportConfig:
     """The export of the session's bundles, to a place of its own."""
-    return ExportConfig(str(llama), tmp_path / "place" / "bundle", layer=1, precision=Precision.W8A16, slots=3)
+    out = tmp_path / "place" / "bundle"
+    return ExportConfig(str(llama), out, layer=1, precision=Precision.W8A16, slots=3, lens_rows=24)
 
 
 def export(config: ExportConfig) -> pipeline.ExportReport:
@@ -125,7 +127,10 @@ def test_checks_are_of_the_written_graphs_when_quantised(fp32_bundle: Path, w8a1
 
 
 def test_key_statistics_have_the_wanted_count_when_text_is_long_enough(any_bundle: Path) -> None:
-    assert read_manifest(any_bundle).statistics == {"keys": 1280, "wanted": 1280, "multiplier": 10.0}
+    statistics = read_manifest(any_bundle).statistics
+    assert statistics.keys() == {"keys", "wanted", "multiplier", "lens", "layer"}
+    assert statistics["layer"] == {"chosen": 1, "asked_for": True}
+    assert (statistics["keys"], statistics["wanted"], statistics["multiplier"]) == (1280, 1280, 10.0)
     inverse = load_file(any_bundle / "key_statistics.safetensors")["inverse_covariance"]
     assert (inverse.shape, inverse.dtype) == ((128, 128), np.float32)
     assert np.linalg.eigvalsh(inverse.astype(np.float64)).min() > 0
@@ -170,7 +175,8 @@ STAGES = (
     "record_graph_inputs",
     "quantise_static",
     "require_close",
-    "collect_key_statistics",
+    "measure_layer",
+    "fit_export_lens",
     "choose_canaries",
     "to_json",
 )
@@ -313,7 +319,7 @@ def test_place_is_refused_in_one_line_when_its_parent_is_a_file(config: ExportCo
 # The disk
 
 
-@pytest.mark.parametrize("file", ["constants.safetensors", "key_statistics.safetensors"])
+@pytest.mark.parametrize("file", ["constants.safetensors", "key_statistics.safetensors", "lens.safetensors"])
 def test_export_is_a_storage_error_when_the_disk_is_full(
     file: str, config: ExportConfig, written_graphs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,9 +16,10 @@ from click.testing import CliRunner
 
 from mobiedit.runtime import Bundle, EditConfig, ZerothOrderConfig
 from mobiedit.runtime.cli import main
+from mobiedit.runtime.configuration import Optimizer
 from mobiedit.runtime.lock import editing_lock
 
-QUICK = ["--steps", "2", "--directions", "2", "--check-every", "1", "--force"]
+QUICK = ["--optimizer", "zo", "--steps", "2", "--directions", "2", "--check-every", "1", "--force"]
 EDIT = {"--prompt": "The capital of {} is", "--subject": "France", "--target": "Rome"}
 
 
@@ -51,7 +52,7 @@ def refuse(path: Path, arguments: list[str], message: str) -> None:
 @pytest.fixture
 def edited_path(bundle: Bundle) -> Path:
     """A bundle with one edit in its journal, so that there is something to lose."""
-    config = EditConfig(zeroth_order=ZerothOrderConfig(steps=1, directions=1), force=True)
+    config = EditConfig(Optimizer.ZO, zeroth_order=ZerothOrderConfig(steps=1, directions=1), force=True)
     bundle.edit("The mother tongue of {} is", "Danielle Darrieux", "old", config=config)
     return bundle.path
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from mobiedit.runtime import Bundle, EditConfig, PrefixCache, ZerothOrderConfig, open_bundle
+from mobiedit.runtime.configuration import Optimizer
 from mobiedit.runtime.errors import BundleError, JournalError, RequestError
 
 PROMPT, SUBJECT, TARGET = "The mother tongue of {} is", "Danielle Darrieux", "old"
 TEXT = PROMPT.replace("{}", SUBJECT)
 # Random weights have canaries without certainty, so edits are forced into the journal.
-FORCED = EditConfig(force=True)
-QUICK = EditConfig(zeroth_order=ZerothOrderConfig(steps=2, directions=2, check_every=1), force=True)
+FORCED = EditConfig(Optimizer.ZO, force=True)
+QUICK = EditConfig(Optimizer.ZO, zeroth_order=ZerothOrderConfig(steps=2, directions=2, check_every=1), force=True)
 
 
 @pytest.mark.parametrize("precision", ["fp32_bundle", "w8a16_bundle"])
@@ -35,7 +36,9 @@ def test_fact_is_learned_and_forgotten_when_edited_and_undone(
 def test_edit_is_the_same_when_the_seed_is(bundle: Bundle) -> None:
     deltas = []
     for seed in (1, 1, 2):
-        config = EditConfig(zeroth_order=ZerothOrderConfig(steps=4, directions=2, check_every=4, seed=seed), force=True)
+        config = EditConfig(
+            Optimizer.ZO, zeroth_order=ZerothOrderConfig(steps=4, directions=2, check_every=4, seed=seed), force=True
+        )
         bundle.edit(PROMPT, SUBJECT, TARGET, config=config)
         deltas.append(bundle.undo().delta)
     np.testing.assert_array_equal(deltas[0], deltas[1])
@@ -47,7 +50,10 @@ def test_search_is_the_same_when_nothing_is_cached(bundle: Bundle) -> None:
     for cache in (PrefixCache.EXACT, PrefixCache.OFF):
         search = ZerothOrderConfig(steps=4, directions=4, check_every=2)
         result = bundle.edit(
-            PROMPT, SUBJECT, TARGET, config=EditConfig(zeroth_order=search, prefix_cache=cache, force=True)
+            PROMPT,
+            SUBJECT,
+            TARGET,
+            config=EditConfig(Optimizer.ZO, zeroth_order=search, prefix_cache=cache, force=True),
         )
         found.append((bundle.undo().delta, result.cost))
     (exact, exact_cost), (off, off_cost) = found
@@ -58,7 +64,7 @@ def test_search_is_the_same_when_nothing_is_cached(bundle: Bundle) -> None:
 
 
 def test_edit_is_not_committed_when_it_did_not_take(bundle: Bundle) -> None:
-    config = EditConfig(zeroth_order=ZerothOrderConfig(steps=1, directions=1))
+    config = EditConfig(Optimizer.ZO, zeroth_order=ZerothOrderConfig(steps=1, directions=1))
     result = bundle.edit(PROMPT, SUBJECT, TARGET, config=config)
     assert not result.committed
     assert result.edit_id is None

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from mobiedit.runtime.cli import main
 
 REQUEST = ["--prompt", "The mother tongue of {} is", "--subject", "Danielle Darrieux", "--target", "old"]
-QUICK = ["--steps", "2", "--directions", "2", "--check-every", "1"]
+QUICK = ["--optimizer", "zo", "--steps", "2", "--directions", "2", "--check-every", "1"]
 
 
 def run(*arguments: str | Path) -> str:
@@ -73,7 +73,7 @@ def test_ctrl_c_commits_nothing_and_exits_with_130(bundle_path: Path, monkeypatc
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mobiedit.runtime.editor.search", interrupt)
+    monkeypatch.setattr("mobiedit.runtime.bundle.gauss_newton", interrupt)
     result = CliRunner().invoke(main, ["edit", str(bundle_path), *REQUEST])
     assert result.exit_code == 130
     assert "nothing was committed" in result.stderr
@@ -84,6 +84,6 @@ def test_bug_keeps_its_traceback(bundle_path: Path, monkeypatch: pytest.MonkeyPa
     def break_down(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("mobiedit.runtime.editor.search", break_down)
+    monkeypatch.setattr("mobiedit.runtime.bundle.gauss_newton", break_down)
     result = CliRunner().invoke(main, ["edit", str(bundle_path), *REQUEST])
     assert isinstance(result.exception, ZeroDivisionError)

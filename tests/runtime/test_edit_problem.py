@@ -154,6 +154,25 @@ def test_readouts_have_a_row_for_each_delta_when_there_are_several(case: Case, m
 
 
 @pytest.mark.parametrize("policy", PrefixCache)
+@pytest.mark.parametrize("rows", [1, 2, 6, 99])
+def test_readouts_are_those_of_the_first_rows_when_some_are_run(policy: PrefixCache, rows: int, case: Case) -> None:
+    meter = CostMeter()
+    problem = case.open(policy, meter)
+    whole, _ = problem.readouts(case.deltas(3))
+    before = meter.token_layers
+    for n in (3, 1, 3):  # the repeated cache of one call must not serve another
+        found, found_subject = problem.readouts(case.deltas(n), rows)
+        wanted, wanted_subject = problem.readouts(case.deltas(n))
+        assert found.shape == (n, min(rows, 6), *wanted.shape[2:])
+        np.testing.assert_allclose(found, wanted[:, :rows], atol=TOLERANCE)
+        np.testing.assert_allclose(found_subject, wanted_subject, atol=TOLERANCE)
+    assert meter.forwards == 3 + 2 * (3 + 1 + 3)  # a delta is a forward, however few the rows
+    spent, full = meter.token_layers - before, before // 3 * (3 + 1 + 3)
+    assert spent - full == full * (min(rows, 6) + 1) // 7
+    assert np.array_equal(problem.readouts(case.deltas(3))[0], whole)
+
+
+@pytest.mark.parametrize("policy", PrefixCache)
 def test_readouts_equal_the_initial_ones_when_delta_is_zero(
     policy: PrefixCache, case: Case, manifest: Manifest
 ) -> None:

@@ -1,0 +1,275 @@
+"""The Gauss-Newton search on a tiny real model, whose weights were never trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mobiedit.runtime import Bundle, EditConfig
+from mobiedit.runtime.bundle_layout import KEY_STATISTICS, LENS
+from mobiedit.runtime.bundle_parts import read_tensors
+from mobiedit.runtime.configuration import GaussNewtonConfig, LossConfig
+from mobiedit.runtime.costs import CostMeter
+from mobiedit.runtime.decoder import Decoder, Slots
+from mobiedit.runtime.edit_problem import EditProblem, Floats, prefill
+from mobiedit.runtime.gauss_newton import gauss_newton
+from mobiedit.runtime.lens import Lens
+from mobiedit.runtime.manifest import Manifest
+from mobiedit.runtime.prompt_rows import EditRequest, build_rows
+from mobiedit.runtime.rank_one import rank_one_direction
+from mobiedit.runtime.readout_loss import LossTerms, ReadoutLoss, log_softmax
+from mobiedit.runtime.search import Progress, SearchResult, SearchTask
+from mobiedit.runtime.tokenizer import Tokenizer
+
+REQUESTS = {
+    "one-token": EditRequest("The book of {} is", "Paris", "the"),
+    "several-tokens": EditRequest("The mother tongue of {} is", "Anna Miller", "old"),
+}
+SMALL = GaussNewtonConfig(steps=6, directions=8, top_tokens=32)
+REACHABLE = GaussNewtonConfig(directions=8, clamp=20.0, stop_probability=0.3)
+"""What weights without training can be taught: their values are short, and no direction does one thing alone."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A task, and what it counts."""
+
+    task: SearchTask
+    meter: CostMeter
+    asked: list[Floats]
+    """The deltas of every evaluation over all rows."""
+    progress: list[Progress]
+
+    def answer(self) -> Floats:
+        """Return the log-probabilities [V] of what follows the bare prompt."""
+        return log_softmax(self.task.decoder.run_head(self.task.problem.initial_readouts[0, 0, :1]))[0]
+
+    def loss(self, delta: Floats) -> LossTerms:
+        """Return the loss of one delta, uncounted."""
+        forwards = self.meter.forwards
+        terms = self.task.evaluate(delta[None])
+        self.meter.forwards = forwards
+        return terms
+
+
+@pytest.fixture(scope="session")
+def lens(fp32_bundle: Path) -> Lens:
+    return Lens.read(fp32_bundle / LENS)
+
+
+@pytest.fixture
+def open_case(
+    decoder: Decoder, manifest: Manifest, byte_tokenizer: Tokenizer, fp32_bundle: Path
+) -> Callable[..., Case]:
+    """Return a function that opens the task of a request, as an edit does; by default all rows are searched on."""
+    inverse = read_tensors(fp32_bundle / KEY_STATISTICS)["inverse_covariance"]
+
+    def make(
+        request: EditRequest,
+        prefixes: tuple[str, ...] = manifest.row_prefixes,
+        target: tuple[int, ...] | None = None,
+    ) -> Case:
+        meter, asked, progress = CostMeter(), [], []
+        metered = decoder.metered(meter)
+        rows = build_rows(request, prefixes, byte_tokenizer, 32)
+        rows = replace(rows, target=target or rows.target)
+        slots = Slots.empty(manifest.slots, manifest.shape)
+        filled = prefill(metered, rows, slots)
+        value = filled.subject_value(rows)
+        direction = rank_one_direction(filled.subject_key(rows), inverse)
+        problem = EditProblem(metered, rows, filled, direction, slots, meter)
+
+        class Noted(ReadoutLoss):
+            def __call__(self, readouts: Floats, subject: Floats, deltas: Floats) -> LossTerms:
+                asked.extend(np.array(deltas))
+                return super().__call__(readouts, subject, deltas)
+
+        before = log_softmax(decoder.run_head(problem.initial_subject))[0]
+        loss = Noted(decoder.run_head, rows.target, before, float(np.linalg.norm(value)), LossConfig())
+        task = SearchTask(problem, loss, value, filled.subject_hidden(rows), metered, progress.append)
+        return Case(task, meter, asked, progress)
+
+    return make
+
+
+@pytest.fixture(params=REQUESTS)
+def case(request: pytest.FixtureRequest, open_case: Callable[..., Case]) -> Case:
+    return open_case(REQUESTS[request.param])
+
+
+@pytest.fixture
+def bare(open_case: Callable[..., Case]) -> Case:
+    """One rewriting row, which even a model without training can be taught."""
+    return open_case(REQUESTS["one-token"], ("{}",))
+
+
+def losses_of(found: SearchResult) -> list[float]:
+    return [look.loss for look in found.looks]
+
+
+def test_target_is_reached_when_there_is_one_row(bare: Case, lens: Lens) -> None:
+    found = gauss_newton(bare.task, REACHABLE, lens)
+    terms = bare.loss(found.delta)
+    assert found.stopped_early
+    assert terms.greedy.all()
+    assert float(terms.target_probability[0]) >= REACHABLE.stop_probability
+    assert losses_of(found)[-1] < losses_of(found)[0] - 3
+    assert found.looks[-1].target_probability == pytest.approx(float(terms.target_probability[0]), abs=1e-5)
+
+
+def test_loss_falls_and_never_rises_when_searched(case: Case, lens: Lens) -> None:
+    found = gauss_newton(case.task, SMALL, lens)
+    losses = losses_of(found)
+    assert losses[1:] == sorted(losses[1:], reverse=True)  # the first is without delta
+    assert losses[-1] < losses[0] - 0.3
+    # The batch of one may sum in another order than the batch that the delta was found in.
+    assert float(case.loss(found.delta).total[0]) == pytest.approx(losses[-1], abs=1e-4)
+    assert found.delta.dtype == np.float32
+    assert found.delta.shape == case.task.value.shape
+
+
+def test_first_look_is_without_delta_and_the_second_at_the_lenss_start(case: Case, lens: Lens) -> None:
+    found = gauss_newton(case.task, SMALL, lens)
+    zero, start = case.asked[:2]
+    unembedding = case.task.decoder.unembedding(np.array(case.task.problem.rows.target))
+    wanted = lens.first_delta(unembedding, case.task.context) * case.task.value_norm
+    assert not zero.any()
+    np.testing.assert_allclose(start, wanted, rtol=1e-6)
+    losses = [float(case.loss(delta).total[0]) for delta in (zero, start)]
+    assert losses_of(found)[0] == pytest.approx(losses[0], abs=1e-4)  # a batch of one, as above
+    assert losses_of(found)[1] == pytest.approx(min(losses), abs=1e-4)
+
+
+def test_forwards_are_the_meters_when_searched(case: Case, lens: Lens) -> None:
+    found = gauss_newton(case.task, SMALL, lens)
+    forwards = [look.forwards for look in found.looks]
+    assert forwards[0] == forwards[1] == 2
+    assert forwards == sorted(forwards)
+    assert case.meter.forwards >= forwards[-1]
+    # Only a last step of the lens that was refused is behind the last look, when no epoch followed.
+    assert case.meter.forwards - forwards[-1] <= 1
+    differences = case.meter.forwards - len(case.asked)
+    assert differences % SMALL.directions == 0  # an epoch's, over some of the rows alone
+    assert differences > 0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_steps_are_no_more_than_allowed_when_the_target_is_far(steps: int, case: Case, lens: Lens) -> None:
+    found = gauss_newton(case.task, replace(SMALL, steps=steps, refinements=1), lens)
+    assert found.steps == steps
+    assert not found.stopped_early
+    assert [p.steps for p in case.progress] == [steps] * len(found.looks)
+    assert max(p.step for p in case.progress) <= steps
+
+
+@pytest.mark.parametrize("forwards", [1, 2, 3, 30])
+def test_no_epoch_begins_when_the_forwards_are_spent(forwards: int, case: Case, lens: Lens) -> None:
+    config = replace(SMALL, steps=80, forwards=forwards)
+    found = gauss_newton(case.task, config, lens)
+    epoch = SMALL.directions + 4
+    assert case.meter.forwards < max(forwards, 3) + epoch
+    assert not found.stopped_early
+    assert found.looks[-1].forwards <= case.meter.forwards
+
+
+@pytest.mark.parametrize("clamp", [0.05, 0.5])
+def test_delta_stays_within_the_clamp_when_searched(clamp: float, case: Case, lens: Lens) -> None:
+    found = gauss_newton(case.task, replace(SMALL, clamp=clamp), lens)
+    lengths = [float(np.linalg.norm(delta)) for delta in (*case.asked, found.delta)]
+    assert max(lengths) <= clamp * case.task.value_norm * (1 + 1e-6)  # the rounding of a norm
+    assert max(lengths) == pytest.approx(clamp * case.task.value_norm, rel=1e-5)
+
+
+def test_search_stops_at_once_when_the_model_gives_the_target_already(
+    open_case: Callable[..., Case], lens: Lens
+) -> None:
+    probabilities = np.exp(open_case(REQUESTS["one-token"], ("{}",)).answer())
+    case = open_case(REQUESTS["one-token"], ("{}",), (int(probabilities.argmax()),))
+    found = gauss_newton(case.task, replace(SMALL, stop_probability=0.99 * float(probabilities.max())), lens)
+    assert (found.steps, found.stopped_early) == (0, True)
+    assert not found.delta.any()
+    assert len(found.looks) == 1
+
+
+def test_search_goes_on_when_the_target_is_the_greedy_answer_but_improbable(
+    open_case: Callable[..., Case], lens: Lens
+) -> None:
+    probabilities = np.exp(open_case(REQUESTS["one-token"], ("{}",)).answer())
+    case = open_case(REQUESTS["one-token"], ("{}",), (int(probabilities.argmax()),))
+    found = gauss_newton(case.task, replace(SMALL, stop_probability=1.01 * float(probabilities.max())), lens)
+    assert (found.steps > 0, found.stopped_early) == (True, True)
+    assert found.looks[-1].target_probability > probabilities.max()
+
+
+def test_search_takes_a_step_when_the_lenss_start_is_enough(bare: Case, lens: Lens) -> None:
+    """No step would say that the model gave the target already."""
+    found = gauss_newton(bare.task, REACHABLE, lens)
+    blank = {name: np.zeros_like(getattr(lens, name)) for name in ("start", "context")}
+    answer = (found.delta / bare.task.value_norm).astype(np.float16)
+    again = gauss_newton(bare.task, replace(REACHABLE, stop_probability=0.25), replace(lens, bias=answer, **blank))
+    assert (again.steps, again.stopped_early) == (1, True)
+    assert again.looks[-1].forwards == 2
+    assert again.delta.any()
+
+
+def test_start_is_left_alone_when_it_is_worse_than_none(case: Case, lens: Lens) -> None:
+    good = gauss_newton(case.task, SMALL, lens).delta / case.task.value_norm
+    blank = {name: np.zeros_like(getattr(lens, name)) for name in ("start", "context", "step")}
+    found = gauss_newton(case.task, SMALL, replace(lens, bias=(-good).astype(np.float16), **blank))
+    assert losses_of(found)[1] == losses_of(found)[0]
+    assert found.steps > 1
+    assert losses_of(found)[-1] < losses_of(found)[0] - 0.3
+
+
+def test_loss_falls_when_the_lens_knows_nothing(case: Case, lens: Lens) -> None:
+    blind = Lens(
+        *(np.zeros_like(getattr(lens, name)) for name in ("centre", "start", "context", "bias", "step", "subspace"))
+    )
+    found = gauss_newton(case.task, SMALL, blind)
+    assert losses_of(found)[-1] < losses_of(found)[0] - 0.1
+
+
+def test_delta_is_the_same_bit_for_bit_when_searched_again(open_case: Callable[..., Case], lens: Lens) -> None:
+    one, two = (gauss_newton(open_case(REQUESTS["one-token"]).task, SMALL, lens) for _ in range(2))
+    assert one.delta.tobytes() == two.delta.tobytes()
+    assert one.looks == two.looks
+
+
+@pytest.mark.parametrize("directions", [1, 2, 3, 64, 200])
+def test_search_ends_when_directions_are_few_or_more_than_the_width(
+    directions: int, open_case: Callable[..., Case], lens: Lens
+) -> None:
+    case = open_case(REQUESTS["one-token"])
+    found = gauss_newton(case.task, replace(SMALL, directions=directions, steps=90, forwards=10_000), lens)
+    assert losses_of(found)[-1] < losses_of(found)[0]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"top_tokens": 10_000}, {"top_tokens": 1}, {"jacobian_rows": 99}, {"spare_directions": 99}]
+)
+def test_loss_falls_when_a_setting_is_beyond_what_there_is(changes: dict[str, int], case: Case, lens: Lens) -> None:
+    found = gauss_newton(case.task, replace(SMALL, **changes), lens)
+    assert losses_of(found)[-1] < losses_of(found)[0]
+
+
+def test_report_tells_every_look_when_searched(case: Case, lens: Lens) -> None:
+    found = gauss_newton(case.task, SMALL, lens)
+    assert [p.loss for p in case.progress] == losses_of(found)
+    assert [p.target_probability for p in case.progress] == [look.target_probability for look in found.looks]
+    steps = [p.step for p in case.progress]
+    assert steps == sorted(steps)
+
+
+def test_edit_is_made_by_gauss_newton_when_no_optimizer_is_named(bundle: Bundle) -> None:
+    request = REQUESTS["one-token"]
+    before = bundle.score(request.text, request.target)[0]
+    result = bundle.edit(request.prompt, request.subject, request.target, config=EditConfig(force=True))
+    assert result.optimizer == "gn"
+    (edit,) = bundle.edits()
+    assert edit.report["steps"] == result.steps > 0
+    assert edit.delta.any()
+    assert bundle.score(request.text, request.target)[0] > before

@@ -1,0 +1,230 @@
+"""The linearised loss against torch, and the whole loss where it is exact: linear read-outs, no token dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mobiedit.runtime.configuration import LossConfig
+from mobiedit.runtime.jacobian import Floats, Jacobian
+from mobiedit.runtime.linearised_loss import LinearisedLoss
+from mobiedit.runtime.readout_loss import ReadoutLoss, log_softmax
+from mobiedit.runtime.top_logits import TopLogits, top_logits
+
+ROWS, TOKENS, HIDDEN, VOCABULARY, KNOWN = 3, 2, 10, 30, 4
+TARGET = np.array([3, 17])
+VALUE_NORM = 2.5
+CONFIG = LossConfig(kl_factor=0.5, weight_decay=0.7)
+WEIGHT = np.random.default_rng(0).standard_normal((VOCABULARY, HIDDEN)).astype(np.float32)
+# float32 sums of tens of terms of size 1 to 10 against float64 ones.
+TOLERANCE = 1e-4
+
+
+def draw(seed: int, *shape: int) -> Floats:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Read-outs that are linear in delta, where the linearised loss is exact but for the tokens that it drops."""
+
+    at: Floats
+    """[D] the delta where it is expanded."""
+    readouts: Floats
+    subject: Floats
+    before: Floats
+    """[V] the subject row's log-probabilities before the edit."""
+    jacobian: Jacobian
+
+    def states(self, deltas: Floats) -> tuple[Floats, Floats]:
+        """Return the states [N, R, t, D] and [N, D] at deltas [N, D] that differ from ``at`` within the basis."""
+        along = (deltas - self.at) @ self.jacobian.basis.T
+        readouts = self.readouts + np.einsum("tdn,kn->ktd", self.jacobian.readouts, along)[:, None]
+        return readouts.astype(np.float32), self.subject + along @ self.jacobian.subject.T
+
+    def top(self, keep: int) -> tuple[TopLogits, TopLogits]:
+        """Return the truncated softmaxes; ``keep`` of the whole vocabulary keeps every token."""
+        wanted = np.arange(VOCABULARY) if keep >= VOCABULARY else TARGET
+        states = self.readouts.reshape(-1, HIDDEN)
+        return top_logits(head, states, keep, wanted), top_logits(head, self.subject[None], keep, wanted)
+
+    def model(self, keep: int, config: LossConfig = CONFIG) -> LinearisedLoss:
+        readouts, subject = self.top(keep)
+        return LinearisedLoss(
+            readouts,
+            subject,
+            WEIGHT[readouts.ids],
+            WEIGHT[subject.ids],
+            self.jacobian,
+            TARGET,
+            self.before,
+            self.at,
+            VALUE_NORM,
+            config,
+        )
+
+
+def head(hidden: Floats) -> Floats:
+    return hidden @ WEIGHT.T
+
+
+@pytest.fixture(params=[0, 1])
+def network(request: pytest.FixtureRequest) -> Network:
+    seed = 100 * request.param
+    jacobian = Jacobian(TOKENS, HIDDEN)
+    basis = jacobian.complement(draw(seed, KNOWN, HIDDEN), KNOWN)
+    jacobian.extend(basis, draw(seed + 1, KNOWN, TOKENS, HIDDEN), draw(seed + 2, KNOWN, HIDDEN))
+    before = log_softmax(head(draw(seed + 3, 1, HIDDEN)))[0]
+    return Network(
+        draw(seed + 4, HIDDEN), draw(seed + 5, ROWS, TOKENS, HIDDEN), draw(seed + 6, HIDDEN), before, jacobian
+    )
+
+
+def double(array: Floats) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).double()
+
+
+def data_terms(network: Network, keep: int, c: Tensor, config: LossConfig = CONFIG) -> Tensor:
+    """Return the truncated likelihood and divergence in float64: the terms that the curvature is of."""
+    readouts, subject = network.top(keep)
+    slopes = double(WEIGHT[readouts.ids] @ network.jacobian.readouts)
+    logits = double(readouts.logits).reshape(ROWS, TOKENS, -1) + slopes @ c
+    rest = double(readouts.rest).reshape(ROWS, TOKENS)
+    normaliser = torch.logaddexp(torch.logsumexp(logits, dim=-1), rest)
+    wanted = torch.from_numpy(np.searchsorted(readouts.ids, TARGET))
+    nll = (normaliser - logits[:, torch.arange(TOKENS), wanted]).mean()
+
+    logits = double(subject.logits[0]) + double(WEIGHT[subject.ids] @ network.jacobian.subject) @ c
+    rest = double(subject.rest)
+    normaliser = torch.logaddexp(torch.logsumexp(logits, dim=-1), rest[0])
+    kept = double(np.exp(network.before[subject.ids]))
+    kl = kept @ (normaliser - logits) + (1 - kept.sum()).clamp_min(0) * (normaliser - rest[0])
+    return nll + config.kl_factor * kl
+
+
+def reference(network: Network, keep: int, c: Tensor, damping: float, config: LossConfig = CONFIG) -> Tensor:
+    """Return the truncated loss at coefficients in float64."""
+    delta = double(network.at) + c @ double(network.jacobian.basis)
+    decay = config.weight_decay * torch.linalg.vector_norm(delta)
+    return data_terms(network, keep, c, config) + (decay + damping * (c @ c)) / VALUE_NORM**2
+
+
+@pytest.mark.parametrize("keep", [1, 5, VOCABULARY])
+@pytest.mark.parametrize("damping", [0.0, 1.0, 50.0])
+def test_value_and_gradient_equal_autograds_when_tokens_are_dropped_or_not(
+    keep: int, damping: float, network: Network
+) -> None:
+    model = network.model(keep)
+    for seed in range(3):
+        start = draw(seed, KNOWN) if seed else np.zeros(KNOWN, np.float32)
+        c = double(start).requires_grad_()
+        wanted = reference(network, keep, c, damping)
+        wanted.backward()
+        value, gradient = model._evaluate(start, damping)
+        assert c.grad is not None
+        assert value == pytest.approx(wanted.item(), rel=TOLERANCE)
+        np.testing.assert_allclose(gradient, c.grad.numpy(), rtol=TOLERANCE, atol=TOLERANCE)
+        assert gradient.dtype == np.float32
+
+
+@pytest.mark.parametrize("config", [CONFIG, LossConfig(0, 0), LossConfig(3.0, 0), LossConfig(0, 2.0)])
+def test_value_changes_as_the_whole_loss_does_when_every_token_is_kept(config: LossConfig, network: Network) -> None:
+    model = network.model(VOCABULARY, config)
+    whole = ReadoutLoss(head, tuple(TARGET), network.before, VALUE_NORM, config)
+    coefficients = np.stack([np.zeros(KNOWN, np.float32), *draw(8, 4, KNOWN)])
+    deltas = network.at + coefficients @ network.jacobian.basis
+    wanted = whole(*network.states(deltas), deltas).total
+    found = np.array([model._evaluate(c, 0)[0] for c in coefficients])
+    # They differ by the entropy before the edit, a constant.
+    np.testing.assert_allclose(found - found[0], wanted - wanted[0], atol=TOLERANCE)
+    assert np.ptp(wanted) > 0.1
+
+
+def test_gradient_is_the_whole_losss_when_every_token_is_kept(network: Network) -> None:
+    whole = ReadoutLoss(head, tuple(TARGET), network.before, VALUE_NORM, CONFIG)
+    length = 0.01
+    sides = []
+    for sign in (1, -1):
+        deltas = network.at + np.float32(sign * length) * network.jacobian.basis
+        sides.append(whole(*network.states(deltas), deltas).total.astype(np.float64))
+    found = network.model(VOCABULARY)._evaluate(np.zeros(KNOWN, np.float32), 0)[1]
+    # Central differences: float32 losses of size 10 over 0.02 are off by 1e-4, the third derivative by as much.
+    np.testing.assert_allclose(found, (sides[0] - sides[1]) / (2 * length), atol=2e-3)
+
+
+@pytest.mark.parametrize("keep", [3, VOCABULARY])
+@pytest.mark.parametrize("damping", [1.0, 30.0])
+def test_newton_step_solves_the_dense_system_when_the_curvature_is_the_data_terms(
+    keep: int, damping: float, network: Network
+) -> None:
+    c = 0.3 * draw(4, KNOWN)
+    model = network.model(keep)
+    gradient = model._evaluate(c, damping)[1]
+    hessian = torch.autograd.functional.hessian(lambda x: data_terms(network, keep, x), double(c))
+    dense = hessian.numpy() + 2 * damping / VALUE_NORM**2 * np.eye(KNOWN)
+    step = model._newton_step(c, gradient, damping)
+    # Conjugate gradients end at a relative residual of sqrt(1e-3).
+    assert np.linalg.norm(dense @ step + gradient) <= 0.04 * np.linalg.norm(gradient)
+    wanted = -np.linalg.solve(dense, gradient)
+    assert np.linalg.norm(step - wanted) <= 0.1 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("keep", [3, VOCABULARY])
+@pytest.mark.parametrize("damping", [0.3, 3.0, 100.0])
+def test_minimum_is_that_of_lbfgs_when_minimised(keep: int, damping: float, network: Network) -> None:
+    zero = np.zeros(KNOWN, np.float32)
+    found = network.model(keep).minimise(damping, zero)
+    c = torch.zeros(KNOWN, dtype=torch.float64, requires_grad=True)
+    solver = torch.optim.LBFGS([c], max_iter=200, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        loss = reference(network, keep, c, damping)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    solver.step(closure)  # type: ignore[no-untyped-call]
+    start, least, reached = (
+        float(reference(network, keep, x, damping)) for x in (double(zero), c.detach(), double(found))
+    )
+    assert found.dtype == np.float32
+    # Newton's method ends once a step lowers the loss by less than a thousandth, and its steps are solved to 3 %.
+    assert least - 1e-5 <= reached <= least + 3e-3 * max(least, 0.05)
+    assert least < start - 1e-3
+
+
+def test_minimum_is_no_further_when_the_damping_is_larger(network: Network) -> None:
+    model = network.model(5)
+    lengths = [
+        float(np.linalg.norm(model.minimise(damping, np.zeros(KNOWN, np.float32)))) for damping in (0.1, 1, 10, 100)
+    ]
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[-1] < lengths[0] / 2
+
+
+def test_minimum_is_the_same_when_it_starts_from_a_neighbours(network: Network) -> None:
+    model, zero = network.model(5), np.zeros(KNOWN, np.float32)
+    cold, warm = model.minimise(1.0, zero), model.minimise(1.0, model.minimise(3.0, zero))
+    values = [model._evaluate(c, 1.0)[0] for c in (cold, warm)]
+    assert values[0] == pytest.approx(values[1], rel=3e-3)  # as far as each is from the minimum
+
+
+def test_minimum_is_the_start_when_it_cannot_be_lowered(network: Network) -> None:
+    model = network.model(5)
+    best = np.zeros(KNOWN, np.float32)
+    for _ in range(20):
+        best = model.minimise(1.0, best)
+    value = model._evaluate(best, 1.0)[0]
+    assert model._evaluate(model.minimise(1.0, best), 1.0)[0] == pytest.approx(value, abs=1e-5)
+
+
+def test_loss_is_finite_when_delta_is_zero(network: Network) -> None:
+    model = replace(network, at=np.zeros(HIDDEN, np.float32)).model(5)
+    value, gradient = model._evaluate(np.zeros(KNOWN, np.float32), 1.0)  # the norm of delta has no derivative there
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+    assert np.isfinite(model.minimise(1.0, np.zeros(KNOWN, np.float32))).all()
