@@ -55,8 +55,8 @@ class FactMix:
         Of the others: another sentence stands in front of the prompt.
     """
 
-    plain: float = 0.15
-    borrowed: float = 0.4
+    plain: float = 0.1
+    borrowed: float = 0.3
     prefixed: float = 0.3
 
 

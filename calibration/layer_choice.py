@@ -20,10 +20,10 @@ from .half_precision import bfloat16_pays
 from .layer_trial import LayerEvidence, LayerTrial, SearchConfig
 from .probe_rows import ProbeFact
 
-DEPTHS = (0.35, 0.45, 0.53, 0.6)
+DEPTHS = (0.35, 0.43, 0.5)
 """Depths of the candidates as fractions of the layers; the first is the guess where nothing can be measured."""
 
-TOLERANCE = 0.05
+TOLERANCE = 0.03
 """What of the score a cheaper suffix is worth."""
 
 

@@ -58,7 +58,7 @@ class LensConfig:
     steps: int = 2
     positions: int = 5
     clamp: float = 4.0
-    subspace: int = 192
+    subspace: int = 384
     held_out: int = 48
     seed: int = 0
 

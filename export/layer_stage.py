@@ -17,7 +17,7 @@ from .checkpoint import Checkpoint
 from .configuration import ExportConfig
 from .progress import Stages
 
-_FACTS, _ROWS, _SEED = 8, 3, 0  # _ROWS: the bare prompt and two prefixed ones
+_FACTS, _ROWS, _SEED = 16, 3, 0  # _ROWS: the bare prompt and two prefixed ones
 
 
 @dataclass(frozen=True)

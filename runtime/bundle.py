@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -76,7 +75,7 @@ class Bundle:
         self.path = path
         self.manifest = manifest
         self.execution = execution
-        self._journal = Journal(path / EDITS, edit_base(manifest))
+        self._journal = Journal(path / EDITS, manifest.edit_base)
 
     def edit(
         self,
@@ -112,7 +111,7 @@ class Bundle:
         request = EditRequest(prompt, subject, target, paraphrases, keep)
         config = config or EditConfig()
         with editing_lock(self.path / EDITS):
-            solved, _ = self._solve(request, config, self._search(config), report)
+            solved, _ = self._solve(request, config, self.search_for(config), report)
             commit = config.force or not solved.failures
             result = solved.result(new_edit_id() if commit else None, config.optimizer)
             if commit:
@@ -144,7 +143,7 @@ class Bundle:
             As `edit`.
         """
         config = config or EditConfig()
-        solved, slots = self._solve(request, config, search or self._search(config), report)
+        solved, slots = self._solve(request, config, search or self.search_for(config), report)
         return solved, Reader(self.decoder, self.tokenizer, self.manifest, slots)
 
     def reader(self) -> Reader:
@@ -257,7 +256,8 @@ class Bundle:
         )
         return solved, slots.with_edit(slot, solved.direction, solved.search.delta)
 
-    def _search(self, config: EditConfig) -> Search:
+    def search_for(self, config: EditConfig) -> Search:
+        """Return the search of delta that ``config`` names."""
         if config.optimizer is Optimizer.GN:
             return partial(gauss_newton, config=config.gauss_newton, lens=self._lens)
         return partial(zeroth_order, config=config.zeroth_order)
@@ -286,7 +286,7 @@ class Bundle:
             prompt=request.prompt,
             subject=request.subject,
             target=request.target,
-            base_sha256=edit_base(self.manifest),
+            base_sha256=self.manifest.edit_base,
             tool_version=version("mobiedit"),
             optimizer=result.optimizer,
             report=result.to_dict(),
@@ -295,9 +295,3 @@ class Bundle:
             delta=solved.search.delta,
             direction=solved.direction,
         )
-
-
-def edit_base(manifest: Manifest) -> str:
-    """Return the hash of all that an edit depends on: weights, edit layer and sink token."""
-    parts = (manifest.base.weights_sha256, str(manifest.edit_layer), str(manifest.sink_token))
-    return hashlib.sha256(":".join(parts).encode()).hexdigest()

@@ -135,17 +135,17 @@ class GaussNewtonConfig:
         Seed of the directions behind the gradient subspace.
     """
 
-    steps: int = 80
-    forwards: int = 1000
+    steps: int = 150
+    forwards: int = 2000
     refinements: int = 6
     directions: int = 16
-    spare_directions: int = 4
+    spare_directions: int = 14
     mu: float = 0.05
     jacobian_rows: int = 2
     top_tokens: int = 64
     damping: float = 1.0
     clamp: float = 4.0
-    stop_probability: float = 0.95
+    stop_probability: float = 0.9
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -159,7 +159,7 @@ class GaussNewtonConfig:
         if not all(math.isfinite(x) and x > 0 for x in (self.mu, self.damping, self.clamp)):
             raise RequestError("mu, damping and clamp must be above 0: give positive numbers")
         if not 0 < self.stop_probability < 1:
-            raise RequestError("the stop probability must lie between 0 and 1: give for example 0.95")
+            raise RequestError("the stop probability must lie between 0 and 1: give for example 0.9")
 
 
 @dataclass(frozen=True)

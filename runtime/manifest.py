@@ -1,5 +1,6 @@
 """The manifest of a bundle: what the model is, how the graphs are cut, and the hash of every file."""
 
+import hashlib
 import json
 import math
 import re
@@ -74,6 +75,12 @@ class Manifest:
     tools: dict[str, str]
     created: str
     files: dict[str, FileEntry]
+
+    @property
+    def edit_base(self) -> str:
+        """The hash of all that an edit depends on: weights, edit layer and sink token."""
+        parts = (self.base.weights_sha256, str(self.edit_layer), str(self.sink_token))
+        return hashlib.sha256(":".join(parts).encode()).hexdigest()
 
 
 def to_json(manifest: Manifest) -> str:

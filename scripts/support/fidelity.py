@@ -60,7 +60,7 @@ def watched_search(bundle: Bundle, request: EditRequest, config: EditConfig) -> 
     The uncached forwards are not in the search's counts, but in its seconds.
     """
     reference = capture_task(bundle, request, replace(config, prefix_cache=PrefixCache.OFF)).problem
-    search = bundle._search(config)
+    search = bundle.search_for(config)
     seen: list[Fidelity] = []
 
     def watched(task: SearchTask) -> SearchResult:

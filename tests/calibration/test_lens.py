@@ -189,6 +189,22 @@ def test_gradient_reaches_the_maps_of_its_stage_alone_when_backpropagated(unembe
         assert moved == ({"start", "context", "bias"} if stage == 0 else {"step"})
 
 
+def test_errors_are_the_gradient_of_the_targets_log_probability_when_a_step_is_asked_for(
+    maps: LensMaps, facts: FactRows, unembedding: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the device defines them: a map fitted on their negative would send it the wrong way."""
+    asked: list[Tensor] = []
+    step = maps.next_step
+    monkeypatch.setattr(maps, "next_step", lambda errors, rows: asked.append(errors) or step(errors, rows))
+    deltas = [delta for _, delta in fitting._stages(maps, unembedding, facts, LensConfig())]
+    for delta, errors in zip(deltas, asked, strict=False):
+        hidden = facts.differentiable.readouts(delta).detach().requires_grad_()
+        chosen = torch.log_softmax(hidden @ unembedding.T, dim=-1).gather(-1, facts.targets[:, None])
+        chosen.sum().backward()
+        torch.testing.assert_close(errors, hidden.grad, atol=1e-4, rtol=1e-4)  # sums of 600 float32 products
+    assert len(asked) == LensConfig().steps
+
+
 def test_losses_are_the_rows_mean_nll_when_targets_differ_in_length(
     maps: LensMaps, facts: FactRows, unembedding: Tensor
 ) -> None:

@@ -84,7 +84,7 @@ def test_complement_leaves_out_what_is_known_when_candidates_repeat() -> None:
     jacobian = measured(Linear(0), 3)
     known, new = jacobian.basis, draw(9, 1, WIDTH)
     inside = draw(8, 3) @ known
-    nearly = inside / np.linalg.norm(inside) + 0.01 * new[0] / np.linalg.norm(new)
+    nearly = inside / np.linalg.norm(inside) + 0.03 * draw(11, WIDTH) / np.sqrt(WIDTH)
     zero = np.zeros(WIDTH, np.float32)
     found = jacobian.complement([zero, known[0], -known[1], inside, nearly, new[0], 2 * new[0]], 5)
     outside = new[0] - known.T @ (known @ new[0])
