@@ -116,12 +116,15 @@ class GaussNewtonConfig:
         Steps of the lens alone before the first epoch.
     directions
         Differences an epoch.
+    columns
+        Directions that the Jacobian keeps; the oldest are dropped.
     spare_directions
         How many of them come from the gradient subspace, whatever the lens proposes.
     mu
         Length of a perturbation, relative to the norm of the value at the subject.
     jacobian_rows
-        Rewriting rows that a column is read from, the bare prompt first: rows hardly differ in their derivatives.
+        Rewriting rows that a column is read from at first, the bare prompt foremost: rows hardly differ in their
+        derivatives. Their number is doubled whenever an epoch brings no better delta.
     top_tokens
         Tokens of each read-out that the inner model keeps.
     damping
@@ -139,6 +142,7 @@ class GaussNewtonConfig:
     forwards: int = 2000
     refinements: int = 6
     directions: int = 16
+    columns: int = 256
     spare_directions: int = 14
     mu: float = 0.05
     jacobian_rows: int = 2

@@ -8,6 +8,7 @@ differences, a model that is minimised without forwards (`LinearisedLoss`), and 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .configuration import GaussNewtonConfig
-from .jacobian import Jacobian
+from .jacobian import Jacobian, orthonormal
 from .lens import Lens
 from .linearised_loss import LinearisedLoss
 from .search import Look, Progress, SearchResult, SearchTask, within
@@ -23,7 +24,7 @@ from .top_logits import TopLogits, top_logits
 
 Floats = NDArray[np.float32]
 _DAMPINGS = (9.0, 3.0, 1.0, 1 / 3)  # tried together, relative to the current one
-_REJECTED = 9.0  # the damping's growth when no step is better
+_REJECTED = 3.0  # the damping's growth when no step is better
 _GIVE_UP = 4  # epochs in a row without a better delta
 _FALL = 1e-3  # of the loss: less does not pay for an epoch
 _REFINEMENT_FALL = 0.02  # less does not pay for another step of the lens
@@ -82,8 +83,9 @@ class _Search:
         self._steps = 0
         self._looks: list[Look] = []
         self._damping = config.damping
+        self._rows = config.jacobian_rows
         self._jacobian = Jacobian(len(self._target), len(task.value))
-        self._spare = self._spare_directions()
+        self._spare = itertools.cycle(lens.subspace.astype(np.float32))
 
     def run(self) -> SearchResult:
         targets = self._task.decoder.unembedding(self._target)
@@ -118,7 +120,11 @@ class _Search:
         while not (self._done(best) or self._exhausted() or failures == _GIVE_UP):
             better = self._epoch(best)
             self._steps += 1
-            failures = failures + 1 if better is None else 0
+            if better is None:
+                failures += 1
+                self._rows *= 2  # few rows while they lead somewhere, more once they disagree with the others
+            else:
+                failures = 0
             best = better or best
             self._look(best)
         return best
@@ -147,21 +153,22 @@ class _Search:
         """Spend forwards on differences: to renew the columns along the known gradient, and for new directions."""
         jacobian, config = self._jacobian, self._config
         known = jacobian.pulled_back(lack.errors)
-        renewed = Jacobian(len(known), known.shape[1]).complement((known.sum(axis=0), *known), config.directions // 4)
+        nothing = np.zeros((0, known.shape[1]), np.float32)
+        renewed = orthonormal((known.sum(axis=0), *known), config.directions // 4, nothing)
         free = config.directions - len(renewed)
         new = jacobian.complement(self._promising(lack, point.delta), max(1, free - config.spare_directions))
-        extended = np.concatenate([jacobian.basis, new])
-        rest = Jacobian(0, extended.shape[1])
-        rest.basis = extended
-        new = np.concatenate([new, rest.complement(self._spare, free - len(new))])
+        spare = itertools.islice(self._spare, len(self._lens.subspace))
+        spare_new = orthonormal(spare, free - len(new), np.concatenate([jacobian.basis, new]))
+        new = np.concatenate([new, spare_new])
         readouts, subject = self._differences(point, np.concatenate([renewed, new]))
         for direction, change, subject_change in zip(renewed, readouts, subject, strict=False):
             jacobian.correct(direction, change, subject_change)
         jacobian.extend(new, readouts[len(renewed) :], subject[len(renewed) :])
+        jacobian.forget(config.columns)
 
     def _differences(self, point: _Point, directions: Floats) -> tuple[Floats, Floats]:
         """Return the derivatives along directions [k, D]: of the read-outs [k, t, D], and of the subject row [k, D]."""
-        rows = self._config.jacobian_rows
+        rows = self._rows
         length = np.float32(self._config.mu * self._task.value_norm)
         readouts, subject = self._task.problem.readouts(point.delta + length * directions, rows)
         self._forwards += len(directions)
@@ -181,14 +188,6 @@ class _Search:
                 yield self._lens.image(row, position)
         yield delta
 
-    def _spare_directions(self) -> Iterator[Floats]:
-        """Yield the gradient subspace, the strongest direction first, then random directions without end."""
-        yield from self._lens.subspace.astype(np.float32)
-        rng = np.random.default_rng(self._config.seed)
-        width = len(self._task.value)
-        for _ in range(width):
-            yield rng.standard_normal(width).astype(np.float32)
-
     def _model(self, point: _Point, top: TopLogits) -> LinearisedLoss:
         task = self._task
         keep = min(self._config.top_tokens, len(task.loss.subject_log_probs) - 1)
@@ -204,6 +203,7 @@ class _Search:
             task.loss.subject_log_probs,
             point.delta,
             task.value_norm,
+            self._limit,
             task.loss.config,
         )
 

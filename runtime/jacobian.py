@@ -35,22 +35,18 @@ class Jacobian:
 
     def complement(self, candidates: Iterable[Floats], limit: int) -> Floats:
         """Return at most ``limit`` orthonormal directions [k, D], new to the basis, from candidates [D] in turn."""
-        known = self.basis
-        found: list[Floats] = []
-        remaining = iter(candidates)
-        # The limit is looked at first: a candidate that was taken from an iterator is lost to the next call.
-        while len(found) < limit and (candidate := next(remaining, None)) is not None:
-            direction = _outside(candidate, known)
-            if direction is not None:
-                found.append(direction)
-                known = np.concatenate([known, direction[None]])
-        return np.array(found, np.float32).reshape(-1, self.basis.shape[1])
+        return orthonormal(candidates, limit, self.basis)
 
     def extend(self, directions: Floats, readouts: Floats, subject: Floats) -> None:
         """Add directions [k, D] that are orthonormal and new, with the derivatives along them, [k, t, D] and [k, D]."""
         self.basis = np.concatenate([self.basis, directions])
         self.readouts = np.concatenate([self.readouts, np.moveaxis(readouts, 0, -1)], axis=-1)
         self.subject = np.concatenate([self.subject, subject.T], axis=-1)
+
+    def forget(self, keep: int) -> None:
+        """Drop the oldest columns beyond ``keep``: what they say is no longer true, and it would be believed."""
+        self.basis = self.basis[-keep:]
+        self.readouts, self.subject = self.readouts[..., -keep:], self.subject[..., -keep:]
 
     def correct(self, step: Floats, readouts: Floats, subject: Floats) -> None:
         """Make the Jacobian agree with the changes [t, D] and [D] that a step [D] within the basis brought."""
@@ -64,6 +60,20 @@ class Jacobian:
     def pulled_back(self, errors: Floats) -> Floats:
         """Return the known part of the gradient [t, D] that each read-out's error [t, D] has in delta."""
         return np.asarray(np.einsum("td,tdn->tn", errors, self.readouts) @ self.basis)
+
+
+def orthonormal(candidates: Iterable[Floats], limit: int, basis: Floats) -> Floats:
+    """Return at most ``limit`` orthonormal directions [k, D] outside a basis [n, D], from candidates [D] in turn."""
+    known = basis
+    found: list[Floats] = []
+    remaining = iter(candidates)
+    # The limit is looked at first: a candidate that was taken from an iterator is lost to the next call.
+    while len(found) < limit and (candidate := next(remaining, None)) is not None:
+        direction = _outside(candidate, known)
+        if direction is not None:
+            found.append(direction)
+            known = np.concatenate([known, direction[None]])
+    return np.array(found, np.float32).reshape(-1, basis.shape[1])
 
 
 def _outside(candidate: Floats, basis: Floats) -> Floats | None:

@@ -19,6 +19,7 @@ from .top_logits import TopLogits
 Floats = NDArray[np.float32]
 _NEWTON_STEPS, _CG_STEPS = 12, 30
 _CG_ACCURACY = 1e-3  # of the squared residual
+_WALL = 20.0  # nats for a delta whose squared norm is twice what is allowed
 _ENOUGH = 1e-3  # relative fall of the model's loss below which another Newton step changes nothing
 
 
@@ -60,6 +61,9 @@ class LinearisedLoss:
         [D] where the model is expanded.
     value_norm
         Norm of the value at the subject before the edit.
+    limit
+        Largest norm of delta. The model feels it as a wall: without one it would spend a step on length, which the
+        clamp takes away again.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class LinearisedLoss:
         subject_log_probs: Floats,
         delta: Floats,
         value_norm: float,
+        limit: float,
         config: LossConfig,
     ) -> None:
         tokens = len(target)
@@ -88,6 +93,7 @@ class LinearisedLoss:
         self._square = float(delta @ delta)
         self._config = config
         self._value_norm = value_norm
+        self._limit = limit
 
     def minimise(self, damping: float, start: Floats) -> Floats:
         """Return the coefficients [n] of least loss + ``damping`` times the step's squared relative length.
@@ -130,7 +136,9 @@ class LinearisedLoss:
         norm = np.sqrt(max(self._square + 2 * float(c @ self._along) + square, 1e-12))
         unit = self._value_norm**2
         gradient += (self._config.weight_decay / norm * (self._along + c) + 2 * damping * c) / unit
-        value = nll + factor * kl + (self._config.weight_decay * norm + damping * square) / unit
+        excess = max((norm / self._limit) ** 2 - 1, 0.0)
+        gradient += 4 * _WALL * excess / self._limit**2 * (self._along + c)
+        value = nll + factor * kl + (self._config.weight_decay * norm + damping * square) / unit + _WALL * excess**2
         return value, np.asarray(gradient, np.float32)
 
     def _newton_step(self, c: Floats, gradient: Floats, damping: float) -> Floats:
@@ -138,9 +146,15 @@ class LinearisedLoss:
         _, readouts, _ = self._readouts.at(c)
         _, subject, _ = self._subject.at(c)
 
+        place = self._along + c
+        norm = np.sqrt(max(self._square + 2 * float(c @ self._along) + float(c @ c), 1e-12))
+        excess = max((norm / self._limit) ** 2 - 1, 0.0)
+
         def curvature(x: Floats) -> Floats:
             out = _fisher(readouts, self._readouts.slopes, x) / (readouts.shape[0] * readouts.shape[1])
             out += self._config.kl_factor * _fisher(subject[None, None], self._subject.slopes[None], x)
+            if excess:
+                out += 4 * _WALL / self._limit**2 * (excess * x + 2 * float(place @ x) / self._limit**2 * place)
             return np.asarray(out + 2 * damping / self._value_norm**2 * x, np.float32)
 
         step, residual = np.zeros_like(c), -gradient

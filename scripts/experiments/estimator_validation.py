@@ -2,9 +2,10 @@
 
 Usage: python -m scripts.experiments.estimator_validation BUNDLE --data counterfact.json
 
-At delta = 0 and half-way to backpropagation's solution. ``variance`` is the mean square distance between the estimate,
-scaled to be unbiased (by D / N), and the gradient, in units of the gradient's square; D / N - 1 for N orthonormal
-directions and an exact derivative.
+At delta = 0 and half-way to backpropagation's solution. ``variance`` is the mean square distance between the estimate
+and the gradient, in units of the gradient's square. ``zo`` is scaled to be unbiased (by D / N): D / N - 1 for N
+orthonormal directions and exact derivatives. ``lens`` is scaled to the gradient's length. ``gn`` is the gradient's part
+in the span of the lens's directions, as vector-valued differences show it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mobiedit.runtime import Bundle, EditConfig
+from mobiedit.runtime.bundle_layout import LENS
+from mobiedit.runtime.lens import Lens
 from mobiedit.runtime.search import SearchTask
 from mobiedit.runtime.zeroth_order import estimate_gradient, orthonormal
 from scripts.support.backprop import BackpropConfig, backprop
@@ -30,6 +33,7 @@ from scripts.support.captured import capture_task
 from scripts.support.experiment import Experiment, experiment_command, new_figure
 from scripts.support.host_model import HostModel, refuse_edits
 from scripts.support.host_problem import HostProblem
+from scripts.support.lens_estimates import lens_gradient, projected_gradients
 from scripts.support.tables import Cell
 
 Floats = NDArray[np.float32]
@@ -53,10 +57,19 @@ def scalar_differences(task: SearchTask, delta: Floats, mu: float, rng: np.rando
 
 
 Estimator = Callable[[SearchTask, Floats, float, np.random.Generator], Estimates]
-# One that takes no perturbation gives its estimate for 0 directions.
-ESTIMATORS: dict[str, Estimator] = {
-    "zo": scalar_differences,
-}
+
+
+def estimators_with(lens: Lens) -> dict[str, Estimator]:
+    """Return the estimators by name; one that takes no perturbation gives its estimate for 0 directions."""
+
+    def of_lens(task: SearchTask, delta: Floats, mu: float, rng: np.random.Generator) -> Estimates:
+        return {0: lens_gradient(task, delta, lens)}
+
+    def projected(task: SearchTask, delta: Floats, mu: float, rng: np.random.Generator) -> Estimates:
+        counts = [n for n in COUNTS if n <= len(delta)]
+        return dict(zip(counts, projected_gradients(task, delta, mu, lens, counts), strict=True))
+
+    return {"zo": scalar_differences, "lens": of_lens, "gn": projected}
 
 
 @experiment_command(limit=3)
@@ -71,17 +84,18 @@ def main(model: str, lengths: tuple[float, ...], draws: int, **given: Any) -> No
     bundle = experiment.open()
     refuse_edits(bundle, experiment.bundle)
     host = HostModel.load(bundle, model)
+    estimators = estimators_with(Lens.read(experiment.bundle / LENS))
     found: dict[tuple[str, str, float, int], list[tuple[float, float]]] = defaultdict(list)
     for index, record in enumerate(tqdm(experiment.records(), unit="record")):
         task = capture_task(bundle, record.request, EditConfig())
         for place, delta, gradient in _places(task, host):
-            for name, estimator in ESTIMATORS.items():
+            for name, estimator in estimators.items():
                 for mu in lengths:
                     for draw in range(draws):
                         rng = np.random.default_rng((experiment.seed, index, draw))
                         estimates = estimator(task, delta, mu * task.value_norm, rng)
                         for n, estimate in estimates.items():
-                            found[name, place, mu, n].append(_compare(estimate, gradient, n))
+                            found[name, place, mu, n].append(_compare(name, estimate, gradient, n))
     rows = [_row(key, figures, bundle) for key, figures in found.items()]
     experiment.write("estimator_validation", TITLE, bundle, rows, _plot(rows))
 
@@ -95,10 +109,10 @@ def _places(task: SearchTask, host: HostModel) -> list[tuple[str, Floats, Floats
     return [(name, delta, problem.gradient(delta)) for name, delta in deltas.items()]
 
 
-def _compare(estimate: Floats, gradient: Floats, n: int) -> tuple[float, float]:
-    """Return the cosine of an estimate with the gradient, and its square error."""
+def _compare(name: str, estimate: Floats, gradient: Floats, n: int) -> tuple[float, float]:
+    """Return the cosine of an estimate with the gradient, and its square error; the lens knows no length."""
     norm, length = float(np.linalg.norm(estimate)), float(np.linalg.norm(gradient))
-    scaled = estimate * (len(gradient) / n if n else 1)
+    scaled = estimate * {"zo": len(gradient) / max(n, 1), "lens": length / (norm or 1)}.get(name, 1.0)
     error = float(np.linalg.norm(scaled - gradient)) / length
     return float(estimate @ gradient) / (norm * length or 1), error**2
 

@@ -37,7 +37,7 @@ def test_settings_are_the_defaults_when_nothing_is_given(optimizer: Optimizer) -
 
 @pytest.mark.parametrize("optimizer", Optimizer)
 def test_own_settings_are_taken_and_others_stay_when_some_are_given(optimizer: Optimizer) -> None:
-    chosen = {"steps": 3, "directions": 5, "mu": 0.5, "clamp": 2.0, "stop_probability": 0.6, "seed": 9}
+    chosen = {"steps": 3, "directions": 5, "mu": 0.5, "clamp": 2.0, "stop_probability": 0.6}
     config = edit_config(optimizer, chosen)
     assert asdict(config.of_optimizer) == {**asdict(OWN[optimizer]()), **chosen}
     assert config.steps == 3
@@ -69,7 +69,6 @@ def test_setting_is_refused_by_its_option_when_the_optimizer_has_none(
         ),
         {"refinements": -1},
         {"spare_directions": -1},
-        {"seed": -1},
         *({name: value} for name in ("mu", "damping", "clamp") for value in (0.0, -0.1, math.nan, math.inf)),
         *({"stop_probability": value} for value in (0.0, 1.0, math.nan)),
     ],
@@ -82,7 +81,7 @@ def test_gauss_newton_is_refused_when_it_cannot_search(changes: dict[str, Any]) 
         edit_config(Optimizer.GN, changes)
 
 
-@pytest.mark.parametrize("changes", [{"refinements": 0, "spare_directions": 0, "seed": 0}, {"steps": 1, "forwards": 1}])
+@pytest.mark.parametrize("changes", [{"refinements": 0, "spare_directions": 0}, {"steps": 1, "forwards": 1}])
 def test_gauss_newton_is_accepted_when_values_are_at_the_edge(changes: dict[str, Any]) -> None:
     assert asdict(edit_config(Optimizer.GN, changes).gauss_newton) == {**asdict(GaussNewtonConfig()), **changes}
 

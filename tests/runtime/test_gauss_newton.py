@@ -30,7 +30,7 @@ REQUESTS = {
     "several-tokens": EditRequest("The mother tongue of {} is", "Anna Miller", "old"),
 }
 SMALL = GaussNewtonConfig(steps=6, directions=8, top_tokens=32)
-REACHABLE = GaussNewtonConfig(directions=8, clamp=20.0, stop_probability=0.3)
+REACHABLE = GaussNewtonConfig(directions=8, clamp=20.0, stop_probability=0.15)
 """What weights without training can be taught: their values are short, and no direction does one thing alone."""
 
 
@@ -122,7 +122,7 @@ def test_target_is_reached_when_there_is_one_row(bare: Case, lens: Lens) -> None
 
 
 def test_loss_falls_and_never_rises_when_searched(case: Case, lens: Lens) -> None:
-    found = gauss_newton(case.task, SMALL, lens)
+    found = gauss_newton(case.task, replace(SMALL, steps=30), lens)
     losses = losses_of(found)
     assert losses[1:] == sorted(losses[1:], reverse=True)  # the first is without delta
     assert losses[-1] < losses[0] - 0.3
@@ -177,8 +177,12 @@ def test_no_epoch_begins_when_the_forwards_are_spent(forwards: int, case: Case, 
 
 
 @pytest.mark.parametrize("clamp", [0.05, 0.5])
-def test_delta_stays_within_the_clamp_when_searched(clamp: float, case: Case, lens: Lens) -> None:
-    found = gauss_newton(case.task, replace(SMALL, clamp=clamp), lens)
+def test_delta_stays_within_the_clamp_when_the_lens_asks_for_more(clamp: float, case: Case, lens: Lens) -> None:
+    good = gauss_newton(case.task, replace(SMALL, clamp=clamp), lens).delta / case.task.value_norm
+    blank = {name: np.zeros_like(getattr(lens, name)) for name in ("start", "context")}
+    case.asked.clear()
+    loud = replace(lens, bias=good.astype(np.float16), step=100 * lens.step, **blank)
+    found = gauss_newton(case.task, replace(SMALL, clamp=clamp), loud)
     lengths = [float(np.linalg.norm(delta)) for delta in (*case.asked, found.delta)]
     assert max(lengths) <= clamp * case.task.value_norm * (1 + 1e-6)  # the rounding of a norm
     assert max(lengths) == pytest.approx(clamp * case.task.value_norm, rel=1e-5)
@@ -205,12 +209,19 @@ def test_search_goes_on_when_the_target_is_the_greedy_answer_but_improbable(
     assert found.looks[-1].target_probability > probabilities.max()
 
 
+def test_search_goes_on_when_the_target_is_probable_enough_but_not_greedy(case: Case, lens: Lens) -> None:
+    found = gauss_newton(case.task, replace(SMALL, stop_probability=1e-6), lens)
+    assert found.looks[0].target_probability > 1e-6
+    assert not case.loss(np.zeros_like(found.delta)).greedy.all()
+    assert found.steps > 0
+
+
 def test_search_takes_a_step_when_the_lenss_start_is_enough(bare: Case, lens: Lens) -> None:
     """No step would say that the model gave the target already."""
     found = gauss_newton(bare.task, REACHABLE, lens)
     blank = {name: np.zeros_like(getattr(lens, name)) for name in ("start", "context")}
     answer = (found.delta / bare.task.value_norm).astype(np.float16)
-    again = gauss_newton(bare.task, replace(REACHABLE, stop_probability=0.25), replace(lens, bias=answer, **blank))
+    again = gauss_newton(bare.task, replace(REACHABLE, stop_probability=0.12), replace(lens, bias=answer, **blank))
     assert (again.steps, again.stopped_early) == (1, True)
     assert again.looks[-1].forwards == 2
     assert again.delta.any()
@@ -225,11 +236,10 @@ def test_start_is_left_alone_when_it_is_worse_than_none(case: Case, lens: Lens) 
     assert losses_of(found)[-1] < losses_of(found)[0] - 0.3
 
 
-def test_loss_falls_when_the_lens_knows_nothing(case: Case, lens: Lens) -> None:
-    blind = Lens(
-        *(np.zeros_like(getattr(lens, name)) for name in ("centre", "start", "context", "bias", "step", "subspace"))
-    )
-    found = gauss_newton(case.task, SMALL, blind)
+def test_loss_falls_when_the_lens_knows_directions_alone(case: Case, lens: Lens) -> None:
+    blank = {name: np.zeros_like(getattr(lens, name)) for name in ("centre", "start", "context", "bias", "step")}
+    any_basis = np.linalg.qr(np.random.default_rng(0).standard_normal((64, 64)))[0].astype(np.float16)
+    found = gauss_newton(case.task, SMALL, replace(lens, subspace=any_basis, **blank))
     assert losses_of(found)[-1] < losses_of(found)[0] - 0.1
 
 

@@ -145,6 +145,16 @@ def test_correction_is_broydens_when_a_step_is_shown() -> None:
     np.testing.assert_allclose(as_vectors(jacobian), wanted, atol=10 * TOLERANCE)
 
 
+@pytest.mark.parametrize("keep", [1, 4, 6, 99])
+def test_oldest_columns_are_dropped_when_forgotten(keep: int) -> None:
+    linear = Linear(0)
+    jacobian, whole = measured(linear, 6), measured(linear, 6)
+    jacobian.forget(keep)
+    assert np.array_equal(jacobian.basis, whole.basis[-keep:])
+    np.testing.assert_allclose(jacobian.readouts, linear.readouts @ jacobian.basis.T, atol=TOLERANCE)
+    np.testing.assert_allclose(jacobian.subject, linear.subject @ jacobian.basis.T, atol=TOLERANCE)
+
+
 def test_correction_changes_nothing_when_the_step_is_none_of_the_basis() -> None:
     jacobian = measured(Linear(0), 6)
     before = as_vectors(jacobian)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,7 +53,7 @@ class Network:
         states = self.readouts.reshape(-1, HIDDEN)
         return top_logits(head, states, keep, wanted), top_logits(head, self.subject[None], keep, wanted)
 
-    def model(self, keep: int, config: LossConfig = CONFIG) -> LinearisedLoss:
+    def model(self, keep: int, config: LossConfig = CONFIG, limit: float = math.inf) -> LinearisedLoss:
         readouts, subject = self.top(keep)
         return LinearisedLoss(
             readouts,
@@ -64,6 +65,7 @@ class Network:
             self.before,
             self.at,
             VALUE_NORM,
+            limit,
             config,
         )
 
@@ -129,6 +131,35 @@ def test_value_and_gradient_equal_autograds_when_tokens_are_dropped_or_not(
         assert value == pytest.approx(wanted.item(), rel=TOLERANCE)
         np.testing.assert_allclose(gradient, c.grad.numpy(), rtol=TOLERANCE, atol=TOLERANCE)
         assert gradient.dtype == np.float32
+
+
+def wall(network: Network, c: Tensor, limit: float) -> Tensor:
+    """Return what is added beyond the limit: 20 nats at twice the squared norm, and no kink at the limit."""
+    delta = double(network.at) + c @ double(network.jacobian.basis)
+    return 20 * (delta @ delta / limit**2 - 1).clamp_min(0) ** 2
+
+
+@pytest.mark.parametrize("relative", [0.5, 0.9, 1.1])
+def test_gradient_and_step_feel_the_wall_when_delta_is_beyond_the_limit(relative: float, network: Network) -> None:
+    limit = relative * float(np.linalg.norm(network.at))
+    model, zero = network.model(5, limit=limit), np.zeros(KNOWN, np.float32)
+    c = double(zero).requires_grad_()
+    wanted = reference(network, 5, c, 1.0) + wall(network, c, limit)
+    wanted.backward()
+    value, gradient = model._evaluate(zero, 1.0)
+    assert c.grad is not None
+    assert value == pytest.approx(wanted.item(), rel=TOLERANCE)
+    np.testing.assert_allclose(gradient, c.grad.numpy(), rtol=TOLERANCE, atol=TOLERANCE)
+
+    def curved(x: Tensor) -> Tensor:
+        return data_terms(network, 5, x) + wall(network, x, limit) + (x @ x) / VALUE_NORM**2
+
+    dense = torch.autograd.functional.hessian(curved, double(zero)).numpy()
+    residual = dense @ model._newton_step(zero, gradient, 1.0) + gradient
+    assert np.linalg.norm(residual) <= 0.04 * np.linalg.norm(gradient)  # conjugate gradients, as below
+    found = network.at + model.minimise(1.0, zero) @ network.jacobian.basis
+    free = network.at + network.model(5).minimise(1.0, zero) @ network.jacobian.basis
+    assert np.linalg.norm(found) <= np.linalg.norm(free) + 1e-3
 
 
 @pytest.mark.parametrize("config", [CONFIG, LossConfig(0, 0), LossConfig(3.0, 0), LossConfig(0, 2.0)])

@@ -46,7 +46,7 @@ def test_bench_writes_the_file_and_prints_a_table(bench: Callable[..., Result], 
     assert (settings["format"], settings["data"], settings["seed"]) == ("personal", "data.json", 3)
     assert (settings["threads"], settings["fluency_tokens"], settings["bundle"]) == (1, 6, "bundle")
     assert (settings["limit"], settings["skip"], settings["precision"], settings["edit_layer"]) == (None, 0, "fp32", 1)
-    assert settings["edit"]["search"]["seed"] == 3
+    assert settings["edit"]["gauss_newton"]["seed"] == 3
     assert {"base", "bundle_sha256", "data_sha256", "optimizer", "versions", "edit"} <= set(settings)
     assert str(tmp_path) not in json.dumps(document)
     assert "2 records, 0 refused" in result.stdout
