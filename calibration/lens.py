@@ -48,8 +48,6 @@ class LensConfig:
         Directions of the gradient subspace that are kept.
     held_out
         Facts that are only measured.
-    seed
-        Seed of the facts.
     """
 
     rows: int = 6000
@@ -60,7 +58,6 @@ class LensConfig:
     clamp: float = 4.0
     subspace: int = 384
     held_out: int = 48
-    seed: int = 0
 
 
 @dataclass(frozen=True)

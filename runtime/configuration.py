@@ -134,8 +134,6 @@ class GaussNewtonConfig:
     stop_probability
         Mean probability of the target over the rewriting rows at which the search ends, once greedy decoding yields the
         target in each.
-    seed
-        Seed of the directions behind the gradient subspace.
     """
 
     steps: int = 150
@@ -150,16 +148,14 @@ class GaussNewtonConfig:
     damping: float = 1.0
     clamp: float = 4.0
     stop_probability: float = 0.9
-    seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be searched with."""
-        if min(self.steps, self.forwards, self.directions, self.jacobian_rows, self.top_tokens) < 1:
-            raise RequestError(
-                "steps, forwards, directions, jacobian_rows and top_tokens must be 1 or more: give positive numbers"
-            )
-        if min(self.refinements, self.spare_directions, self.seed) < 0:
-            raise RequestError("refinements, spare_directions and seed must be 0 or more: give whole numbers")
+        counts = ("steps", "forwards", "directions", "columns", "jacobian_rows", "top_tokens")
+        if min(getattr(self, name) for name in counts) < 1:
+            raise RequestError(f"{', '.join(counts)} must be 1 or more: give positive numbers")
+        if min(self.refinements, self.spare_directions) < 0:
+            raise RequestError("refinements and spare_directions must be 0 or more: give whole numbers")
         if not all(math.isfinite(x) and x > 0 for x in (self.mu, self.damping, self.clamp)):
             raise RequestError("mu, damping and clamp must be above 0: give positive numbers")
         if not 0 < self.stop_probability < 1:
@@ -191,6 +187,11 @@ class EditConfig:
     max_target_tokens: int = 32
     force: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse a combination that would find nothing."""
+        if self.optimizer is Optimizer.GN and self.prefix_cache is PrefixCache.STALE:
+            raise RequestError("the stale prefix cache is the zeroth-order search's: add --optimizer zo")
+
     @property
     def steps(self) -> int:
         """Upper limit of the optimiser's steps."""
@@ -202,8 +203,10 @@ class EditConfig:
         return self.gauss_newton if self.optimizer is Optimizer.GN else self.zeroth_order
 
 
-def edit_config(optimizer: Optimizer, given: Mapping[str, Any]) -> EditConfig:
+def edit_config(optimizer: Optimizer, given: Mapping[str, Any], seed: int | None = None) -> EditConfig:
     """Return the settings of an edit with some of the optimiser's own given; None stands for its default.
+
+    ``seed`` goes to an optimiser that draws at random, and means nothing to another.
 
     Raises
     ------
@@ -213,6 +216,8 @@ def edit_config(optimizer: Optimizer, given: Mapping[str, Any]) -> EditConfig:
     config = EditConfig(optimizer=optimizer)
     own = config.of_optimizer
     chosen = {name: value for name, value in given.items() if value is not None}
+    if isinstance(own, ZerothOrderConfig) and seed is not None:
+        chosen["seed"] = seed
     unknown = sorted(chosen.keys() - {field.name for field in fields(own)})
     if unknown:
         option = unknown[0].replace("_", "-")

@@ -131,8 +131,8 @@ def main(
 
 
 def _methods(host: HostModel, optimizers: Sequence[str], config: PublishedConfig) -> dict[str, Method]:
-    given = {"seed": config.seed, "stop_probability": config.stop_probability}
-    own = {name: Method(edit_config(Optimizer(name), given)) for name in optimizers}
+    given = {"stop_probability": config.stop_probability}
+    own = {name: Method(edit_config(Optimizer(name), given, config.seed)) for name in optimizers}
     whole = EditConfig(prefix_cache=PrefixCache.OFF)
     search = published_search(config)
     clock = Clocked(search.search)

@@ -37,7 +37,12 @@ _DEFAULTS = BenchConfig()
     default=_DEFAULTS.edit.optimizer.value,
     help="gn: Gauss-Newton, zo: zeroth order; both by forward passes alone.",
 )
-@click.option("--seed", type=click.IntRange(0), default=_DEFAULTS.seed, help="Seed of searches and sampled texts.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=_DEFAULTS.seed,
+    help="Seed of the zeroth-order search and of sampled texts.",
+)
 @click.option("--json", "out", type=click.Path(path_type=Path), required=True, help="The file that is written.")
 @click.option("--resume", is_flag=True, help="Go on after the records that the file holds.")
 @click.option(
@@ -65,7 +70,7 @@ def bench(
     One record at a time is edited and measured; nothing is committed. Stop and go on at any time with --resume.
     """
     records = read_records(data, Format(record_format) if record_format else None)
-    config = BenchConfig(edit_config(Optimizer(optimizer), {"seed": seed}), seed, skip, limit, fluency_tokens)
+    config = BenchConfig(edit_config(Optimizer(optimizer), {}, seed), seed, skip, limit, fluency_tokens)
     bench_and_print(open_bundle(bundle, ExecutionConfig(threads)), records, config, out, resume=resume)
 
 

@@ -42,7 +42,7 @@ def read_records(path: Path, record_format: Format | None = None) -> DataFile:
         with storage_errors(f"read {path}"):
             data = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError) as error:
-        raise RequestError(f"{path} is not a file: give --data a JSON file of records") from error
+        raise RequestError(f"{path} is not a file: give a JSON file of records") from error
     try:
         raw = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -60,5 +60,5 @@ def _detect(raw: list[object], path: Path) -> Format:
     if len(found) != 1:
         known = ", ".join(each.value for each in Format)
         what = f"could be {' and '.join(found)}" if found else "has no field that tells its format"
-        raise RequestError(f"{path.name} {what}: name it with --format ({known})")
+        raise RequestError(f"{path.name} {what}: give one of {known}")
     return found[0]

@@ -33,7 +33,7 @@ class Fields:
     def text(self, name: str) -> str:
         """Return a text that must be there."""
         if not (text := self.text_or_none(name)):
-            raise RequestError(f"{self._where} has no {name!r}: give it, or name the right --format")
+            raise RequestError(f"{self._where} has no {name!r}: give it, or name the file's right format")
         return text
 
     def text_or_none(self, name: str) -> str | None:

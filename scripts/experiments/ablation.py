@@ -33,17 +33,19 @@ def main(optimizer: str, **given: Any) -> None:  # noqa: ANN401 - click's option
     """Edit records of BUNDLE with parts switched off."""
     experiment = Experiment(**given)
     bundle, records = experiment.open(), experiment.records()
+    # The other search keeps nothing that could be stale.
+    caches = list(PrefixCache) if optimizer == Optimizer.ZO else [PrefixCache.EXACT, PrefixCache.OFF]
     variants = {
         (stopping, cache): _config(optimizer, experiment.seed, cache, stopping)
         for stopping in (True, False)
-        for cache in PrefixCache
+        for cache in caches
     }
     measured = {key: [] for key in variants}
     for record in tqdm(records, unit="record"):
         for key, config in variants.items():
             measured[key].append(experiment.measure(bundle, record, config))
     watched: dict[PrefixCache, list[Fidelity]] = {}
-    for cache in PrefixCache:
+    for cache in caches:
         search, watched[cache] = watched_search(bundle, records[0].request, variants[False, cache])
         bundle.trial(records[0].request, variants[False, cache], search=search.search)
     rows: list[dict[str, Cell]] = [
@@ -54,8 +56,8 @@ def main(optimizer: str, **given: Any) -> None:  # noqa: ANN401 - click's option
 
 
 def _config(optimizer: str, seed: int, cache: PrefixCache, stopping: bool) -> EditConfig:
-    given = {"seed": seed} if stopping else {"seed": seed, "stop_probability": NEVER}
-    return replace(edit_config(Optimizer(optimizer), given), prefix_cache=cache)
+    given = {} if stopping else {"stop_probability": NEVER}
+    return replace(edit_config(Optimizer(optimizer), given, seed), prefix_cache=cache)
 
 
 def _fidelity(seen: list[Fidelity]) -> dict[str, Cell]:

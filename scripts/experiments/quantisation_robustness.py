@@ -43,7 +43,7 @@ TITLE = "Bits of the edit layer and of the suffix"
 def main(optimizer: str, model: str, others: tuple[Path, ...], **given: Any) -> None:  # noqa: ANN401 - click's options
     """Edit records with BUNDLE's edit layer in several number formats, and with other bundles."""
     experiment = Experiment(**given)
-    config = edit_config(Optimizer(optimizer), {"seed": experiment.seed})
+    config = edit_config(Optimizer(optimizer), {}, experiment.seed)
     bundle = experiment.open()
     bundles = [bundle, *map(experiment.open, others)]
     for other in bundles:

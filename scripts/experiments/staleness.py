@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from mobiedit.runtime import EditConfig, PrefixCache
 from mobiedit.runtime.configuration import Optimizer, edit_config
-from scripts.support.experiment import Experiment, experiment_command, new_figure, optimizer_option
+from scripts.support.experiment import Experiment, experiment_command, new_figure
 from scripts.support.fidelity import Fidelity, watched_search
 from scripts.support.figures import row_of
 from scripts.support.tables import Cell
@@ -28,7 +28,6 @@ TITLE = "Stale prefix cache"
 
 
 @experiment_command(limit=3)
-@optimizer_option
 @click.option(
     "--tokens",
     "kept",
@@ -37,11 +36,11 @@ TITLE = "Stale prefix cache"
     default=(0, 5, 10, 20, 30, 40, 50),
     help="Tokens of each row that are kept; may be given more than once.",
 )
-def main(optimizer: str, kept: tuple[int, ...], **given: Any) -> None:  # noqa: ANN401 - click's options
+def main(kept: tuple[int, ...], **given: Any) -> None:  # noqa: ANN401 - click's options
     """Edit records of BUNDLE with stale caches of several lengths."""
     experiment = Experiment(**given)
     bundle = experiment.open()
-    exact = edit_config(Optimizer(optimizer), {"seed": experiment.seed})
+    exact = edit_config(Optimizer.ZO, {}, experiment.seed)
     variants: dict[str, EditConfig] = {"exact": replace(exact, prefix_cache=PrefixCache.EXACT)}
     for tokens in kept:
         variants[str(tokens)] = replace(exact, prefix_cache=PrefixCache.STALE, stale_tokens=tokens)

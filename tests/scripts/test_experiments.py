@@ -61,7 +61,7 @@ def test_ablation(fp32_bundle: Path, data: Path, tmp_path: Path, run: Any) -> No
 
 @pytest.mark.usefixtures("quick")
 def test_staleness(fp32_bundle: Path, data: Path, tmp_path: Path, run: Any) -> None:
-    given = [fp32_bundle, "--data", data, "--limit", 1, "--optimizer", "zo", "--tokens", 0, "--tokens", 50]
+    given = [fp32_bundle, "--data", data, "--limit", 1, "--tokens", 0, "--tokens", 50]
     run(staleness.main, [*given, "--out", tmp_path])
     exact, none, all_tokens = read(tmp_path, "staleness")
     assert max(exact["largest_error"], none["largest_error"]) < 1e-4  # no token is stale: FP32 rounding alone

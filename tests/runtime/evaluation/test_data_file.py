@@ -46,9 +46,9 @@ def test_file_is_read_when_it_starts_with_a_byte_order_mark(raw: Raw, data_path:
         (b"[]", "holds no list of records"),
         (b"{}", "holds no list of records"),
         (b'{"a": [1]}', "holds no list of records"),
-        (b"[1, 2]", "has no field that tells its format: name it with --format"),
-        (b'[{"prompt": "a"}]', "has no field that tells its format: name it with --format"),
-        (b'[{"case_id": 1}, {"locality": {}}]', "could be counterfact and zsre: name it with --format"),
+        (b"[1, 2]", "has no field that tells its format: give one of"),
+        (b'[{"prompt": "a"}]', "has no field that tells its format: give one of"),
+        (b'[{"case_id": 1}, {"locality": {}}]', "could be counterfact and zsre: give one of"),
         (b'[{"case_id": 1}]', "record 0 of data.json has no 'prompt'"),
     ],
 )

@@ -104,7 +104,7 @@ def test_identifier_is_the_place_when_none_is_given(record: Records, raw: Callab
 @pytest.mark.parametrize(
     ("record_format", "changes", "message"),
     [
-        ("counterfact", {"prompt": None}, "record 0 has no 'prompt': give it, or name the right --format"),
+        ("counterfact", {"prompt": None}, "record 0 has no 'prompt': give it, or name the file's right format"),
         ("counterfact", {"subject": "  "}, "record 0 has no 'subject'"),
         ("counterfact", {"target_new": 5}, "record 0: 'target_new' must be a text, not 5"),
         ("counterfact", {"target_new": "\ud800"}, "record 0: 'target_new' is not valid Unicode"),
