@@ -23,9 +23,9 @@ from .search import Look, Progress, SearchResult, SearchTask, within
 from .top_logits import TopLogits, top_logits
 
 Floats = NDArray[np.float32]
-_DAMPINGS = (9.0, 3.0, 1.0, 1 / 3)  # tried together, relative to the current one
+_DAMPINGS = (4.0, 1.0, 0.25)
 _REJECTED = 3.0  # the damping's growth when no step is better
-_GIVE_UP = 4  # epochs in a row without a better delta
+_GIVE_UP = 6  # epochs in a row without a better delta
 _FALL = 1e-3  # of the loss: less does not pay for an epoch
 _REFINEMENT_FALL = 0.02  # less does not pay for another step of the lens
 _LIKELY = 0.95  # a token of this probability asks for no directions of its own
@@ -52,6 +52,8 @@ class _Lack:
     ----------
     errors
         [t, D] gradient of each target token's log-probability in the hidden state.
+    shares
+        [G, t, D] the part of each group of rows in them.
     probabilities
         [t] of the target's tokens.
     competitors
@@ -59,6 +61,7 @@ class _Lack:
     """
 
     errors: Floats
+    shares: Floats
     probabilities: Floats
     competitors: tuple[NDArray[np.int64], ...]
 
@@ -84,7 +87,10 @@ class _Search:
         self._looks: list[Look] = []
         self._damping = config.damping
         self._rows = config.jacobian_rows
-        self._jacobian = Jacobian(len(self._target), len(task.value))
+        # The bare prompt is a group of its own: a subject that opens a text is another token than one within it.
+        rows = len(task.problem.rows.rewriting)
+        self._groups = np.minimum(np.arange(rows), 1)
+        self._jacobian = Jacobian(min(rows, 2), len(self._target), len(task.value))
         self._spare = itertools.cycle(lens.subspace.astype(np.float32))
 
     def run(self) -> SearchResult:
@@ -145,14 +151,14 @@ class _Search:
             self._damping *= _REJECTED
             return None
         self._damping *= _DAMPINGS[chosen]
-        readouts = (best.readouts - point.readouts).mean(axis=0)
+        readouts = self._grouped((best.readouts - point.readouts)[None])[0]
         self._jacobian.correct(best.delta - point.delta, readouts, best.subject - point.subject)
         return best
 
     def _measure(self, point: _Point, lack: _Lack) -> None:
         """Spend forwards on differences: to renew the columns along the known gradient, and for new directions."""
         jacobian, config = self._jacobian, self._config
-        known = jacobian.pulled_back(lack.errors)
+        known = jacobian.pulled_back(lack.shares)
         nothing = np.zeros((0, known.shape[1]), np.float32)
         renewed = orthonormal((known.sum(axis=0), *known), config.directions // 4, nothing)
         free = config.directions - len(renewed)
@@ -167,12 +173,19 @@ class _Search:
         jacobian.forget(config.columns)
 
     def _differences(self, point: _Point, directions: Floats) -> tuple[Floats, Floats]:
-        """Return the derivatives along directions [k, D]: of the read-outs [k, t, D], and of the subject row [k, D]."""
+        """Return derivatives along directions [k, D], of the read-outs [k, G, t, D] and of the subject row [k, D]."""
         rows = self._rows
         length = np.float32(self._config.mu * self._task.value_norm)
         readouts, subject = self._task.problem.readouts(point.delta + length * directions, rows)
         self._forwards += len(directions)
-        return (readouts - point.readouts[:rows]).mean(axis=1) / length, (subject - point.subject) / length
+        return self._grouped(readouts - point.readouts[:rows]) / length, (subject - point.subject) / length
+
+    def _grouped(self, changes: Floats) -> Floats:
+        """Return changes [k, rows, t, D] as means [k, G, t, D] over the groups; one that was not run is as the last."""
+        groups = self._groups[: changes.shape[1]]
+        means = [changes[:, groups == group].mean(axis=1) for group in range(groups[-1] + 1)]
+        means += means[-1:] * (len(self._jacobian.readouts) - len(means))
+        return np.stack(means, axis=1)
 
     def _promising(self, lack: _Lack, delta: Floats) -> Iterator[Floats]:
         """Yield the lens's directions: for all errors together, for each, for the target against its competitors."""
@@ -199,6 +212,7 @@ class _Search:
             task.decoder.unembedding(top.ids),
             task.decoder.unembedding(subject.ids),
             self._jacobian,
+            self._groups,
             self._target,
             task.loss.subject_log_probs,
             point.delta,
@@ -212,18 +226,21 @@ class _Search:
         return top_logits(self._task.decoder.run_head, flat, self._config.top_tokens, self._target)
 
     def _lack(self, point: _Point, top: TopLogits) -> _Lack:
-        tokens = len(self._target)
-        probabilities = top.probabilities().reshape(-1, tokens, len(top.ids)).mean(axis=0)
-        rest = 1 - probabilities.sum(axis=-1, keepdims=True)
+        tokens, groups = len(self._target), range(len(self._jacobian.readouts))
+        by_row = top.probabilities().reshape(-1, tokens, len(top.ids))
+        rest = 1 - by_row.sum(axis=-1, keepdims=True)
         unembedding = self._task.decoder.unembedding
-        expected = probabilities @ unembedding(top.ids) + rest * self._lens.centre.astype(np.float32)
-        wanted = top.index(self._target)
+        expected = by_row @ unembedding(top.ids) + rest * self._lens.centre.astype(np.float32)
+        errors = (unembedding(self._target) - expected) / len(by_row)
+        shares = np.stack([errors[self._groups == group].sum(axis=0) for group in groups])
+        probabilities, wanted = by_row.mean(axis=0), top.index(self._target)
         competitors = []
         for position, index in enumerate(wanted):
             order = np.argsort(-probabilities[position])[: _COMPETITORS + 1]
             competitors.append(top.ids[order[order != index][:_COMPETITORS]])
         return _Lack(
-            np.asarray(unembedding(self._target) - expected, np.float32),
+            np.asarray(shares.sum(axis=0), np.float32),
+            np.asarray(shares, np.float32),
             probabilities[np.arange(tokens), wanted],
             tuple(competitors),
         )

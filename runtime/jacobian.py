@@ -23,14 +23,14 @@ class Jacobian:
     basis
         [n, D] orthonormal.
     readouts
-        [t, D, n] derivative of the read-outs, mean over the rows.
+        [G, t, D, n] derivative of the read-outs, mean over the rows of each of G groups.
     subject
         [D, n] derivative of the subject row's read-out.
     """
 
-    def __init__(self, tokens: int, width: int) -> None:
+    def __init__(self, groups: int, tokens: int, width: int) -> None:
         self.basis = np.zeros((0, width), np.float32)
-        self.readouts = np.zeros((tokens, width, 0), np.float32)
+        self.readouts = np.zeros((groups, tokens, width, 0), np.float32)
         self.subject = np.zeros((width, 0), np.float32)
 
     def complement(self, candidates: Iterable[Floats], limit: int) -> Floats:
@@ -38,7 +38,7 @@ class Jacobian:
         return orthonormal(candidates, limit, self.basis)
 
     def extend(self, directions: Floats, readouts: Floats, subject: Floats) -> None:
-        """Add directions [k, D] that are orthonormal and new, with the derivatives along them, [k, t, D] and [k, D]."""
+        """Add directions [k, D] that are orthonormal and new, with derivatives along them [k, G, t, D] and [k, D]."""
         self.basis = np.concatenate([self.basis, directions])
         self.readouts = np.concatenate([self.readouts, np.moveaxis(readouts, 0, -1)], axis=-1)
         self.subject = np.concatenate([self.subject, subject.T], axis=-1)
@@ -49,7 +49,7 @@ class Jacobian:
         self.readouts, self.subject = self.readouts[..., -keep:], self.subject[..., -keep:]
 
     def correct(self, step: Floats, readouts: Floats, subject: Floats) -> None:
-        """Make the Jacobian agree with the changes [t, D] and [D] that a step [D] within the basis brought."""
+        """Make the Jacobian agree with the changes [G, t, D] and [D] that a step [D] within the basis brought."""
         along = self.basis @ step
         square = float(along @ along)
         if square <= _OUTSIDE * float(step @ step):
@@ -58,8 +58,8 @@ class Jacobian:
         self.subject += (subject - self.subject @ along)[:, None] * (along / square)
 
     def pulled_back(self, errors: Floats) -> Floats:
-        """Return the known part of the gradient [t, D] that each read-out's error [t, D] has in delta."""
-        return np.asarray(np.einsum("td,tdn->tn", errors, self.readouts) @ self.basis)
+        """Return the known part of the gradient in delta [t, D] of the read-outs' errors [G, t, D], by position."""
+        return np.asarray(np.einsum("gtd,gtdn->tn", errors, self.readouts) @ self.basis)
 
 
 def orthonormal(candidates: Iterable[Floats], limit: int, basis: Floats) -> Floats:

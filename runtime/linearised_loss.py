@@ -25,19 +25,41 @@ _ENOUGH = 1e-3  # relative fall of the model's loss below which another Newton s
 
 @dataclass(frozen=True)
 class _Softmax:
-    """A truncated softmax with linear logits: base [..., K] + slopes [..., K, n] c, and the rest [...]."""
+    """Truncated softmaxes of R rows of t read-outs, their logits linear in c.
+
+    Attributes
+    ----------
+    base, rest
+        [R, t, K] logits and [R, t] rest at c = 0.
+    slopes
+        [G, t, K, n] of the logits.
+    groups
+        [R] the slopes of each row.
+    """
 
     base: Floats
-    slopes: Floats
     rest: Floats
+    slopes: Floats
+    groups: NDArray[np.int64]
 
     def at(self, c: Floats) -> tuple[Floats, Floats, Floats]:
-        """Return logits, probabilities of the kept tokens, and the log-normaliser [..., 1]."""
-        logits = self.base + self.slopes @ c
+        """Return logits and probabilities of the kept tokens [R, t, K], and the log-normaliser [R, t, 1]."""
+        logits = self.base + (self.slopes @ c)[self.groups]
         top = np.maximum(logits.max(axis=-1, keepdims=True), self.rest[..., None])
         exponentials = np.exp(logits - top)
         total = exponentials.sum(axis=-1, keepdims=True) + np.exp(self.rest[..., None] - top)
         return logits, exponentials / total, top + np.log(total)
+
+    def gradient(self, of_logits: Floats) -> Floats:
+        """Return the gradient [n] in c of what has the gradient ``of_logits`` [R, t, K] in the logits."""
+        summed = np.stack([of_logits[self.groups == group].sum(axis=0) for group in range(len(self.slopes))])
+        return np.asarray(np.tensordot(summed, self.slopes, 3))
+
+    def curvature(self, probabilities: Floats, x: Floats) -> Floats:
+        """Return Fisher's matrix times x [n]: the sum of S^T (diag(p) - p p^T) S x over read-outs with slopes S."""
+        weighted = probabilities * (self.slopes @ x)[self.groups]
+        weighted -= probabilities * weighted.sum(axis=-1, keepdims=True)
+        return self.gradient(weighted)
 
 
 class LinearisedLoss:
@@ -53,6 +75,8 @@ class LinearisedLoss:
         [K, D] of the unembedding for ``readouts.ids``.
     subject_rows
         The same for ``subject.ids``.
+    groups
+        [R] the Jacobian's group of each rewriting row.
     target
         [t] the target's tokens.
     subject_log_probs
@@ -73,6 +97,7 @@ class LinearisedLoss:
         rows: Floats,
         subject_rows: Floats,
         jacobian: Jacobian,
+        groups: NDArray[np.int64],
         target: NDArray[np.int64],
         subject_log_probs: Floats,
         delta: Floats,
@@ -81,11 +106,10 @@ class LinearisedLoss:
         config: LossConfig,
     ) -> None:
         tokens = len(target)
-        shape = (-1, tokens, len(readouts.ids))
-        self._readouts = _Softmax(
-            readouts.logits.reshape(shape), rows @ jacobian.readouts, readouts.rest.reshape(-1, tokens)
-        )
-        self._subject = _Softmax(subject.logits[0], subject_rows @ jacobian.subject, subject.rest[0])
+        logits = readouts.logits.reshape(-1, tokens, len(readouts.ids))
+        self._readouts = _Softmax(logits, readouts.rest.reshape(-1, tokens), rows @ jacobian.readouts, groups)
+        slopes = (subject_rows @ jacobian.subject)[None, None]
+        self._subject = _Softmax(subject.logits[None], subject.rest[None], slopes, np.zeros(1, np.int64))
         self._wanted = readouts.index(target)
         self._kept = np.exp(subject_log_probs[subject.ids])
         self._lost = max(1 - float(self._kept.sum()), 0.0)
@@ -122,15 +146,17 @@ class LinearisedLoss:
         logits, probabilities, normaliser = self._readouts.at(c)
         positions = np.arange(len(self._wanted))
         nll = float((normaliser[..., 0] - logits[:, positions, self._wanted]).mean())
-        error = probabilities.sum(axis=0)
-        error[positions, self._wanted] -= len(logits)
-        gradient = np.tensordot(error, self._readouts.slopes, 2) / (len(logits) * len(positions))
+        error = probabilities
+        error[:, positions, self._wanted] -= 1
+        gradient = self._readouts.gradient(error) / error[..., 0].size
 
         logits, probabilities, normaliser = self._subject.at(c)
         factor = self._config.kl_factor
         # The divergence but for the entropy of what is kept, which does not move.
-        kl = float(self._kept @ (normaliser - logits) + self._lost * (normaliser[0] - self._subject.rest))
-        gradient += factor * ((probabilities - self._kept) @ self._subject.slopes)
+        kl = float(self._kept @ (normaliser - logits)[0, 0]) + self._lost * float(
+            normaliser[0, 0, 0] - self._subject.rest[0, 0]
+        )
+        gradient += factor * self._subject.gradient(probabilities - self._kept)
 
         square = float(c @ c)
         norm = np.sqrt(max(self._square + 2 * float(c @ self._along) + square, 1e-12))
@@ -151,8 +177,8 @@ class LinearisedLoss:
         excess = max((norm / self._limit) ** 2 - 1, 0.0)
 
         def curvature(x: Floats) -> Floats:
-            out = _fisher(readouts, self._readouts.slopes, x) / (readouts.shape[0] * readouts.shape[1])
-            out += self._config.kl_factor * _fisher(subject[None, None], self._subject.slopes[None], x)
+            out = self._readouts.curvature(readouts, x) / readouts[..., 0].size
+            out += self._config.kl_factor * self._subject.curvature(subject, x)
             if excess:
                 out += 4 * _WALL / self._limit**2 * (excess * x + 2 * float(place @ x) / self._limit**2 * place)
             return np.asarray(out + 2 * damping / self._value_norm**2 * x, np.float32)
@@ -169,11 +195,3 @@ class LinearisedLoss:
                 break
             search = residual + np.float32(square / previous) * search
         return step
-
-
-def _fisher(probabilities: Floats, slopes: Floats, x: Floats) -> Floats:
-    """Return sum_m S^T (diag(p) - p p^T) S x for probabilities [R, t, K] and slopes [t, K, n] shared by the rows."""
-    change = slopes @ x
-    weighted = probabilities * change
-    weighted -= probabilities * weighted.sum(axis=-1, keepdims=True)
-    return np.asarray(np.tensordot(weighted.sum(axis=0), slopes, 2), np.float32)
