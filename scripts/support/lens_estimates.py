@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from mobiedit.runtime.jacobian import Jacobian
+from mobiedit.runtime.jacobian import orthonormal
 from mobiedit.runtime.lens import Lens
 from mobiedit.runtime.readout_loss import log_softmax
 from mobiedit.runtime.search import SearchTask
@@ -35,7 +35,7 @@ def projected_gradients(task: SearchTask, delta: Floats, mu: float, lens: Lens, 
     errors = _errors(task, here)
     images = _images(errors, lens)
     candidates = chain((images.sum(axis=0), *images), lens.subspace.astype(np.float32))
-    directions = Jacobian(images.shape[0], len(delta)).complement(candidates, counts[-1])
+    directions = orthonormal(candidates, counts[-1], np.zeros((0, len(delta)), np.float32))
     changes = (_readouts(task, (delta + mu * directions).astype(np.float32)) - here) / mu
     slopes = -np.einsum("krtd,rtd->k", changes, errors) / (errors.shape[0] * errors.shape[1])
     return [np.asarray(slopes[:n] @ directions[:n], np.float32) for n in counts]

@@ -46,7 +46,7 @@ def test_candidates_are_tried_when_no_layer_is_asked_for(llama: Path) -> None:
     checkpoint, measured = measure(llama, None)
     assert measured.evidence["chosen"] == measured.index
     assert [each["layer"] for each in measured.evidence["candidates"]] == [1, 2]
-    assert measured.evidence["facts"] == 8
+    assert measured.evidence["facts"] == 16
     assert measured.notes == ()
     assert_statistics_are_the_layers_own(checkpoint, measured)
 

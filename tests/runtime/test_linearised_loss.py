@@ -17,6 +17,7 @@ from mobiedit.runtime.readout_loss import ReadoutLoss, log_softmax
 from mobiedit.runtime.top_logits import TopLogits, top_logits
 
 ROWS, TOKENS, HIDDEN, VOCABULARY, KNOWN = 3, 2, 10, 30, 4
+GROUPS = np.array([0, 1, 1])
 TARGET = np.array([3, 17])
 VALUE_NORM = 2.5
 CONFIG = LossConfig(kl_factor=0.5, weight_decay=0.7)
@@ -44,7 +45,7 @@ class Network:
     def states(self, deltas: Floats) -> tuple[Floats, Floats]:
         """Return the states [N, R, t, D] and [N, D] at deltas [N, D] that differ from ``at`` within the basis."""
         along = (deltas - self.at) @ self.jacobian.basis.T
-        readouts = self.readouts + np.einsum("tdn,kn->ktd", self.jacobian.readouts, along)[:, None]
+        readouts = self.readouts + np.einsum("rtdn,kn->krtd", self.jacobian.readouts[GROUPS], along)
         return readouts.astype(np.float32), self.subject + along @ self.jacobian.subject.T
 
     def top(self, keep: int) -> tuple[TopLogits, TopLogits]:
@@ -61,6 +62,7 @@ class Network:
             WEIGHT[readouts.ids],
             WEIGHT[subject.ids],
             self.jacobian,
+            GROUPS,
             TARGET,
             self.before,
             self.at,
@@ -77,9 +79,9 @@ def head(hidden: Floats) -> Floats:
 @pytest.fixture(params=[0, 1])
 def network(request: pytest.FixtureRequest) -> Network:
     seed = 100 * request.param
-    jacobian = Jacobian(TOKENS, HIDDEN)
+    jacobian = Jacobian(2, TOKENS, HIDDEN)
     basis = jacobian.complement(draw(seed, KNOWN, HIDDEN), KNOWN)
-    jacobian.extend(basis, draw(seed + 1, KNOWN, TOKENS, HIDDEN), draw(seed + 2, KNOWN, HIDDEN))
+    jacobian.extend(basis, draw(seed + 1, KNOWN, 2, TOKENS, HIDDEN), draw(seed + 2, KNOWN, HIDDEN))
     before = log_softmax(head(draw(seed + 3, 1, HIDDEN)))[0]
     return Network(
         draw(seed + 4, HIDDEN), draw(seed + 5, ROWS, TOKENS, HIDDEN), draw(seed + 6, HIDDEN), before, jacobian
@@ -93,7 +95,7 @@ def double(array: Floats) -> Tensor:
 def data_terms(network: Network, keep: int, c: Tensor, config: LossConfig = CONFIG) -> Tensor:
     """Return the truncated likelihood and divergence in float64: the terms that the curvature is of."""
     readouts, subject = network.top(keep)
-    slopes = double(WEIGHT[readouts.ids] @ network.jacobian.readouts)
+    slopes = double((WEIGHT[readouts.ids] @ network.jacobian.readouts)[GROUPS])
     logits = double(readouts.logits).reshape(ROWS, TOKENS, -1) + slopes @ c
     rest = double(readouts.rest).reshape(ROWS, TOKENS)
     normaliser = torch.logaddexp(torch.logsumexp(logits, dim=-1), rest)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mobiedit.runtime import EditConfig, PrefixCache
+from mobiedit.runtime.configuration import Optimizer
 from mobiedit.runtime.readout_loss import LossTerms
 from mobiedit.runtime.search import SearchTask
 from scripts.published_baseline import main
@@ -22,7 +23,7 @@ Task = Callable[[EditConfig], SearchTask]
 
 @pytest.mark.parametrize("cache", [PrefixCache.OFF, PrefixCache.STALE])
 def test_three_forwards_a_direction(task: Task, cache: PrefixCache) -> None:
-    captured = task(EditConfig(prefix_cache=cache))
+    captured = task(EditConfig(optimizer=Optimizer.ZO, prefix_cache=cache))
     before = captured.problem.meter.forwards
     found = published(captured, PublishedConfig(steps=4, look_every=2))
     assert [look.forwards for look in found.looks] == [1, 32, 63]

@@ -68,5 +68,5 @@ def test_bad_record_is_named_by_its_place(raw: Raw, data_path: Callable[..., Pat
 
 @pytest.mark.parametrize("name", ["missing.json", ".", "a\0b"])
 def test_file_is_refused_when_it_is_none(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RequestError, match="is not a file: give --data"):
+    with pytest.raises(RequestError, match="is not a file: give a JSON file"):
         read_records(tmp_path / name)
