@@ -129,6 +129,9 @@ class GaussNewtonConfig:
         Tokens of each read-out that the inner model keeps.
     damping
         Penalty of the first epoch's step, times its squared relative length.
+    norm_penalty
+        Nats for a delta as long as the value, growing with the square: a longer delta disturbs more of what the model
+        knows.
     clamp
         Largest norm of delta, relative to the value's.
     stop_probability
@@ -146,6 +149,7 @@ class GaussNewtonConfig:
     jacobian_rows: int = 2
     top_tokens: int = 64
     damping: float = 1.0
+    norm_penalty: float = 0.02
     clamp: float = 4.0
     stop_probability: float = 0.9
 

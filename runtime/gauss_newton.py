@@ -24,6 +24,7 @@ from .top_logits import TopLogits, top_logits
 
 Floats = NDArray[np.float32]
 _DAMPINGS = (4.0, 1.0, 0.25)
+_START_SCALES = (0.0, 0.4, 0.6, 0.8, 1.0)
 _REJECTED = 3.0  # the damping's growth when no step is better
 _GIVE_UP = 6  # epochs in a row without a better delta
 _FALL = 1e-3  # of the loss: less does not pay for an epoch
@@ -32,14 +33,18 @@ _LIKELY = 0.95  # a token of this probability asks for no directions of its own
 _COMPETITORS = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Point:
-    """A delta that was evaluated: its read-outs [R, t, D], the subject row's [D], and its loss."""
+    """A delta that was evaluated: its read-outs [R, t, D], the subject row's [D], and its loss.
+
+    ``objective`` is the loss with the penalty of length.
+    """
 
     delta: Floats
     readouts: Floats
     subject: Floats
     loss: float
+    objective: float
     probability: float
     greedy: bool
 
@@ -96,13 +101,12 @@ class _Search:
     def run(self) -> SearchResult:
         targets = self._task.decoder.unembedding(self._target)
         first = self._scaled(self._lens.first_delta(targets, self._task.context))
-        before, best = self._evaluate(np.stack([np.zeros_like(first), first]))
+        before, *starts = self._evaluate(np.stack([scale * first for scale in _START_SCALES]).astype(np.float32))
         self._look(before)
+        best = before
         if not self._done(before):
             self._steps = 1  # the start is one: no step would say that there was nothing to teach
-            best = self._epochs(self._refine(min(before, best, key=lambda point: point.loss)))
-        else:
-            best = before
+            best = self._epochs(self._refine(self._best([before, *starts])))
         return SearchResult(best.delta, self._steps, self._done(best), tuple(self._looks))
 
     def _refine(self, best: _Point) -> _Point:
@@ -115,7 +119,7 @@ class _Search:
             step = self._scaled(self._lens.images(lack.errors).sum(axis=0))
             (tried,) = self._evaluate(within(best.delta + step, self._limit)[None])
             self._steps += 1
-            if tried.loss > best.loss - _REFINEMENT_FALL:
+            if tried.objective > best.objective - _REFINEMENT_FALL:
                 break
             best = tried
             self._look(best)
@@ -145,12 +149,11 @@ class _Search:
             coefficients = model.minimise(self._damping * factor, coefficients)
             steps.append(coefficients @ self._jacobian.basis)
         tried = self._evaluate(np.stack([within(point.delta + step, self._limit) for step in steps]))
-        chosen = int(np.argmin([t.loss for t in tried]))
-        best = tried[chosen]
-        if best.loss > point.loss - _FALL:
+        best = self._best(tried)
+        if best.objective > point.objective - _FALL and not self._done(best):
             self._damping *= _REJECTED
             return None
-        self._damping *= _DAMPINGS[chosen]
+        self._damping *= _DAMPINGS[tried.index(best)]
         readouts = self._grouped((best.readouts - point.readouts)[None])[0]
         self._jacobian.correct(best.delta - point.delta, readouts, best.subject - point.subject)
         return best
@@ -217,6 +220,7 @@ class _Search:
             task.loss.subject_log_probs,
             point.delta,
             task.value_norm,
+            self._config.norm_penalty,
             self._limit,
             task.loss.config,
         )
@@ -249,10 +253,25 @@ class _Search:
         readouts, subject = self._task.problem.readouts(deltas)
         self._forwards += len(deltas)
         terms = self._task.loss(readouts, subject, deltas)
+        lengths = (deltas**2).sum(axis=-1) / self._task.value_norm**2
+        objectives = terms.total + self._config.norm_penalty * lengths
         return [
-            _Point(*parts, float(terms.total[i]), float(terms.target_probability[i]), bool(terms.greedy[i].all()))
+            _Point(
+                *parts,
+                float(terms.total[i]),
+                float(objectives[i]),
+                float(terms.target_probability[i]),
+                bool(terms.greedy[i].all()),
+            )
             for i, parts in enumerate(zip(deltas, readouts, subject, strict=True))
         ]
+
+    def _best(self, points: list[_Point]) -> _Point:
+        """Return the shortest delta that is good enough, or else the best one."""
+        done = [point for point in points if self._done(point)]
+        if done:
+            return min(done, key=lambda point: float(np.linalg.norm(point.delta)))
+        return min(points, key=lambda point: point.objective)
 
     def _scaled(self, relative: Floats) -> Floats:
         return within(np.asarray(relative * self._task.value_norm, np.float32), self._limit)

@@ -85,6 +85,8 @@ class LinearisedLoss:
         [D] where the model is expanded.
     value_norm
         Norm of the value at the subject before the edit.
+    norm_penalty
+        Weight of delta's squared length, relative to the value's.
     limit
         Largest norm of delta. The model feels it as a wall: without one it would spend a step on length, which the
         clamp takes away again.
@@ -102,6 +104,7 @@ class LinearisedLoss:
         subject_log_probs: Floats,
         delta: Floats,
         value_norm: float,
+        norm_penalty: float,
         limit: float,
         config: LossConfig,
     ) -> None:
@@ -117,6 +120,7 @@ class LinearisedLoss:
         self._square = float(delta @ delta)
         self._config = config
         self._value_norm = value_norm
+        self._norm_penalty = norm_penalty
         self._limit = limit
 
     def minimise(self, damping: float, start: Floats) -> Floats:
@@ -161,10 +165,12 @@ class LinearisedLoss:
         square = float(c @ c)
         norm = np.sqrt(max(self._square + 2 * float(c @ self._along) + square, 1e-12))
         unit = self._value_norm**2
-        gradient += (self._config.weight_decay / norm * (self._along + c) + 2 * damping * c) / unit
+        pull = self._config.weight_decay / norm + 2 * self._norm_penalty
+        gradient += (pull * (self._along + c) + 2 * damping * c) / unit
         excess = max((norm / self._limit) ** 2 - 1, 0.0)
         gradient += 4 * _WALL * excess / self._limit**2 * (self._along + c)
-        value = nll + factor * kl + (self._config.weight_decay * norm + damping * square) / unit + _WALL * excess**2
+        lengths = self._config.weight_decay * norm + self._norm_penalty * norm**2 + damping * square
+        value = nll + factor * kl + lengths / unit + _WALL * excess**2
         return value, np.asarray(gradient, np.float32)
 
     def _newton_step(self, c: Floats, gradient: Floats, damping: float) -> Floats:
@@ -181,7 +187,7 @@ class LinearisedLoss:
             out += self._config.kl_factor * self._subject.curvature(subject, x)
             if excess:
                 out += 4 * _WALL / self._limit**2 * (excess * x + 2 * float(place @ x) / self._limit**2 * place)
-            return np.asarray(out + 2 * damping / self._value_norm**2 * x, np.float32)
+            return np.asarray(out + 2 * (damping + self._norm_penalty) / self._value_norm**2 * x, np.float32)
 
         step, residual = np.zeros_like(c), -gradient
         search, square = residual, float(gradient @ gradient)
