@@ -160,6 +160,8 @@ class GaussNewtonConfig:
             raise RequestError(f"{', '.join(counts)} must be 1 or more: give positive numbers")
         if min(self.refinements, self.spare_directions) < 0:
             raise RequestError("refinements and spare_directions must be 0 or more: give whole numbers")
+        if not (math.isfinite(self.norm_penalty) and self.norm_penalty >= 0):
+            raise RequestError("the norm penalty must be 0 or more: give a number")
         if not all(math.isfinite(x) and x > 0 for x in (self.mu, self.damping, self.clamp)):
             raise RequestError("mu, damping and clamp must be above 0: give positive numbers")
         if not 0 < self.stop_probability < 1:

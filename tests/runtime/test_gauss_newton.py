@@ -122,7 +122,7 @@ def test_target_is_reached_when_there_is_one_row(bare: Case, lens: Lens) -> None
 
 
 def test_loss_falls_and_never_rises_when_searched(case: Case, lens: Lens) -> None:
-    found = gauss_newton(case.task, replace(SMALL, steps=30), lens)
+    found = gauss_newton(case.task, replace(SMALL, steps=30, norm_penalty=0.0), lens)
     losses = losses_of(found)
     assert losses[1:] == sorted(losses[1:], reverse=True)  # the first is without delta
     assert losses[-1] < losses[0] - 0.3
@@ -132,22 +132,35 @@ def test_loss_falls_and_never_rises_when_searched(case: Case, lens: Lens) -> Non
     assert found.delta.shape == case.task.value.shape
 
 
-def test_first_look_is_without_delta_and_the_second_at_the_lenss_start(case: Case, lens: Lens) -> None:
+def test_first_look_is_without_delta_and_the_second_at_the_best_length_of_the_lenss_start(
+    case: Case, lens: Lens
+) -> None:
     found = gauss_newton(case.task, SMALL, lens)
-    zero, start = case.asked[:2]
+    zero, *starts = case.asked[:5]
     unembedding = case.task.decoder.unembedding(np.array(case.task.problem.rows.target))
     wanted = lens.first_delta(unembedding, case.task.context) * case.task.value_norm
     assert not zero.any()
-    np.testing.assert_allclose(start, wanted, rtol=1e-6)
-    losses = [float(case.loss(delta).total[0]) for delta in (zero, start)]
+    for start, scale in zip(starts, (0.4, 0.6, 0.8, 1.0), strict=True):
+        np.testing.assert_allclose(start, scale * wanted, rtol=1e-5)
+    losses = np.array([float(case.loss(delta).total[0]) for delta in (zero, *starts)])
+    lengths = np.array([float(delta @ delta) for delta in (zero, *starts)]) / case.task.value_norm**2
+    chosen = losses[np.argmin(losses + SMALL.norm_penalty * lengths)]
     assert losses_of(found)[0] == pytest.approx(losses[0], abs=1e-4)  # a batch of one, as above
-    assert losses_of(found)[1] == pytest.approx(min(losses), abs=1e-4)
+    assert losses_of(found)[1] == pytest.approx(chosen, abs=1e-4)
+
+
+def test_delta_is_shorter_when_its_length_costs_more(case: Case, lens: Lens) -> None:
+    lengths = [
+        float(np.linalg.norm(gauss_newton(case.task, replace(SMALL, steps=12, norm_penalty=penalty), lens).delta))
+        for penalty in (0.0, 0.3, 30.0)
+    ]
+    assert lengths[0] > lengths[1] > lengths[2]
 
 
 def test_forwards_are_the_meters_when_searched(case: Case, lens: Lens) -> None:
     found = gauss_newton(case.task, SMALL, lens)
     forwards = [look.forwards for look in found.looks]
-    assert forwards[0] == forwards[1] == 2
+    assert forwards[0] == forwards[1] == 5
     assert forwards == sorted(forwards)
     assert case.meter.forwards >= forwards[-1]
     # Only a last step of the lens that was refused is behind the last look, when no epoch followed.
@@ -223,7 +236,7 @@ def test_search_takes_a_step_when_the_lenss_start_is_enough(bare: Case, lens: Le
     answer = (found.delta / bare.task.value_norm).astype(np.float16)
     again = gauss_newton(bare.task, replace(REACHABLE, stop_probability=0.12), replace(lens, bias=answer, **blank))
     assert (again.steps, again.stopped_early) == (1, True)
-    assert again.looks[-1].forwards == 2
+    assert again.looks[-1].forwards == 5
     assert again.delta.any()
 
 

@@ -54,7 +54,9 @@ class Network:
         states = self.readouts.reshape(-1, HIDDEN)
         return top_logits(head, states, keep, wanted), top_logits(head, self.subject[None], keep, wanted)
 
-    def model(self, keep: int, config: LossConfig = CONFIG, limit: float = math.inf) -> LinearisedLoss:
+    def model(
+        self, keep: int, config: LossConfig = CONFIG, limit: float = math.inf, norm_penalty: float = 0.0
+    ) -> LinearisedLoss:
         readouts, subject = self.top(keep)
         return LinearisedLoss(
             readouts,
@@ -67,6 +69,7 @@ class Network:
             self.before,
             self.at,
             VALUE_NORM,
+            norm_penalty,
             limit,
             config,
         )
@@ -162,6 +165,28 @@ def test_gradient_and_step_feel_the_wall_when_delta_is_beyond_the_limit(relative
     found = network.at + model.minimise(1.0, zero) @ network.jacobian.basis
     free = network.at + network.model(5).minimise(1.0, zero) @ network.jacobian.basis
     assert np.linalg.norm(found) <= np.linalg.norm(free) + 1e-3
+
+
+def test_gradient_and_step_feel_the_penalty_when_length_has_one(network: Network) -> None:
+    zero, penalty = np.zeros(KNOWN, np.float32), 0.8
+    model = network.model(5, norm_penalty=penalty)
+
+    def length(c: Tensor) -> Tensor:
+        delta = double(network.at) + c @ double(network.jacobian.basis)
+        return penalty * (delta @ delta) / VALUE_NORM**2
+
+    c = double(zero).requires_grad_()
+    wanted = reference(network, 5, c, 1.0) + length(c)
+    wanted.backward()
+    value, gradient = model._evaluate(zero, 1.0)
+    assert c.grad is not None
+    assert value == pytest.approx(wanted.item(), rel=TOLERANCE)
+    np.testing.assert_allclose(gradient, c.grad.numpy(), rtol=TOLERANCE, atol=TOLERANCE)
+    dense = torch.autograd.functional.hessian(
+        lambda x: data_terms(network, 5, x) + length(x) + (x @ x) / VALUE_NORM**2, double(zero)
+    ).numpy()
+    residual = dense @ model._newton_step(zero, gradient, 1.0) + gradient
+    assert np.linalg.norm(residual) <= 0.04 * np.linalg.norm(gradient)  # conjugate gradients, as below
 
 
 @pytest.mark.parametrize("config", [CONFIG, LossConfig(0, 0), LossConfig(3.0, 0), LossConfig(0, 2.0)])
