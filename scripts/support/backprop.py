@@ -17,7 +17,7 @@ from .host_problem import HostProblem
 
 @dataclass(frozen=True)
 class BackpropConfig:
-    """ROME's published settings for GPT-2 XL and GPT-J (Meng et al. 2022; its public code, ``hparams/ROME``).
+    """Settings of the kind that ROME's public code has (Meng et al. 2022), under its names for them; 25 steps.
 
     Attributes
     ----------

@@ -7,7 +7,8 @@ plain gradient descent along the sum of the 5 estimates, its rate 0.05 on a half
 norms of the value; weight decay 0.001. Its early stopping is commented out. Neither rate nor mu could be verified in
 the paper's text (arXiv 2506.13772). Not followed: with its stale cache the code drops the cache and lengthens the steps
 by half after step 400; it reads the loss for its cache's policy off the last direction, as here; and it refreshes the
-cache within each of a step's forwards, where here one refresh a step is computed, which is to its advantage.
+cache within each of a step's forwards, where here one refresh a step is computed, which is to its advantage; it turns
+the cache off when all five estimates are zero. A step's 15 forwards run here as one batch, there one by one.
 The rows, k*, the direction of the rank-one update and the layer are the bundle's, so that searches alone are compared.
 """
 
