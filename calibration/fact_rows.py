@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mobiedit.runtime.decoder import Decoder, Slots
+from mobiedit.runtime.edit_problem import Window
+from mobiedit.runtime.prompt_rows import padded
 
 from .differentiable_rows import DifferentiableRows
 from .facts import FactRow
@@ -76,10 +78,7 @@ class FactRunner:
         """Return the batch, delta scaled as a rank-one update would scale it."""
         decoder, batch = self.decoder, np.arange(len(facts))
         texts = [fact.prompt + fact.target[:-1] for fact in facts]
-        lengths = np.array([len(text) for text in texts])
-        ids = np.zeros((len(facts), lengths.max()), np.int64)
-        for row, text in zip(ids, texts, strict=True):
-            row[: len(text)] = text
+        ids = padded(texts)
         subjects = np.array([fact.subject for fact in facts])
         prefix_sink, suffix_sink = decoder.sink_caches(len(facts))
         residual, _ = decoder.run_prefix(ids, prefix_sink)
@@ -88,21 +87,19 @@ class FactRunner:
 
         solved = edited.keys[batch, subjects] @ self.inverse_covariance
         directions = solved / (solved * edited.keys[batch, subjects]).sum(axis=-1, keepdims=True)
-        index = subjects[:, None] + np.arange((lengths - subjects).max())
-        index = np.minimum(index, ids.shape[1] - 1)[:, :, None]
-        keys = np.take_along_axis(edited.keys, index, axis=1)
+        window = Window.open(
+            subjects,
+            np.array([len(text) for text in texts]),
+            edited.hidden,
+            np.einsum("btf,bf->bt", edited.keys, directions),
+            suffix_sink,
+            new,
+        )
         readouts = [
             range(len(fact.prompt) - 1 - fact.subject, len(fact.prompt) - 1 - fact.subject + len(fact.target))
             for fact in facts
         ]
-        rows = DifferentiableRows.prepare(
-            self.suffix,
-            decoder,
-            np.take_along_axis(edited.hidden, index, axis=1),
-            np.einsum("btf,bf->bt", keys, directions),
-            suffix_sink.extended(new).cut(1 + subjects),
-            readouts,
-        )
+        rows = DifferentiableRows.prepare(self.suffix, decoder, window.hidden, window.scales, window.cache, readouts)
         return FactRows(
             rows,
             torch.from_numpy(np.linalg.norm(edited.values[batch, subjects], axis=-1)),

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mobiedit.runtime.rank_one import rank_one_direction
+from mobiedit.runtime.rank_one import rank_one_direction, subject_key
 
 from .edited_rows import EditedRows, ReadRows
 from .probe_rows import ProbeFact, ProbeRow
@@ -98,9 +98,7 @@ class LayerTrial:
         rewriting = self._rows[:, : len(facts[0].rewriting)]
         subjects = 1 + torch.tensor([[row.subject for row in fact.rewriting] for fact in facts])
         keys = read.keys[layer][rewriting, subjects]
-        # k* as the device takes it: the bare prompt's key counts for half.
-        stars = (keys[:, 0] + keys[:, 1:].mean(dim=1)) / 2 if keys.shape[1] > 1 else keys[:, 0]
-        directions = [rank_one_direction(star, inverse_covariance) for star in stars.numpy()]
+        directions = [rank_one_direction(subject_key(rows), inverse_covariance) for rows in keys.numpy()]
         self.directions = torch.from_numpy(np.stack(directions))
         self.value_norms = read.values[layer][rewriting[:, 0], subjects[:, 0]].norm(dim=-1)
 

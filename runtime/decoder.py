@@ -125,22 +125,27 @@ class Decoder:
     """Runs the graphs over rows of tokens and counts the work.
 
     The sink token is the first entry of every cache, at position 0: no graph ever computes it.
+
+    Attributes
+    ----------
+    parts
+        What it is made of.
     """
 
     def __init__(self, parts: DecoderParts, meter: CostMeter) -> None:
-        self._parts = parts
+        self.parts = parts
         self._meter = meter
         self.prefix_layers = parts.edit_layer + 1
         self.suffix_layers = parts.shape.n_layers - self.prefix_layers
 
     def metered(self, meter: CostMeter) -> Decoder:
         """Return the same decoder counting into another meter."""
-        return Decoder(self._parts, meter)
+        return Decoder(self.parts, meter)
 
     def sink_caches(self, batch: int) -> tuple[LayerCache, LayerCache]:
         """Return the caches of the prefix and of the suffix that hold the sink token alone."""
         lengths = np.ones(batch, np.int64)
-        rows = tuple(np.repeat(t, batch, axis=0) for t in self._parts.sink)
+        rows = tuple(np.repeat(t, batch, axis=0) for t in self.parts.sink)
         split = 2 * self.prefix_layers
         return LayerCache(rows[:split], lengths), LayerCache(rows[split:], lengths)
 
@@ -153,29 +158,29 @@ class Decoder:
             When the text is longer than the bundle's context.
         """
         longest = int(cache.lengths.max()) + ids.shape[1]
-        if longest > self._parts.shape.context:
+        if longest > self.parts.shape.context:
             raise RequestError(
-                f"the text has {longest} tokens, the bundle's context is {self._parts.shape.context}: shorten it"
+                f"the text has {longest} tokens, the bundle's context is {self.parts.shape.context}: shorten it"
             )
-        hidden = self._parts.embedding[ids].astype(np.float32)
-        return self._run_segment(self._parts.prefix, hidden, cache, self.prefix_layers)
+        hidden = self.parts.embedding[ids].astype(np.float32)
+        return self._run_segment(self.parts.prefix, hidden, cache, self.prefix_layers)
 
     def unembedding(self, tokens: Integers) -> Floats:
         """Return the rows [k, D] of the vocabulary projection for k tokens."""
-        return self._parts.unembedding[tokens].astype(np.float32)
+        return self.parts.unembedding[tokens].astype(np.float32)
 
     def run_edit(self, residual: Floats, slots: Slots) -> EditLayerOutput:
         """Run the edit layer's MLP with the slots applied."""
-        out = self._parts.edit.run({"residual": residual, "directions": slots.directions, "deltas": slots.deltas})
+        out = self.parts.edit.run({"residual": residual, "directions": slots.directions, "deltas": slots.deltas})
         return EditLayerOutput(out["hidden_out"], out["key"], out["value"])
 
     def run_suffix(self, hidden: Floats, cache: LayerCache) -> tuple[Floats, tuple[Floats, ...]]:
         """Return the normalised last hidden states [B, T, D], and the new K and V."""
-        return self._run_segment(self._parts.suffix, hidden, cache, self.suffix_layers)
+        return self._run_segment(self.parts.suffix, hidden, cache, self.suffix_layers)
 
     def run_head(self, hidden: Floats) -> Floats:
         """Return logits [M, V] of hidden states [M, D]."""
-        return self._parts.head.run({"hidden": hidden})["logits"]
+        return self.parts.head.run({"hidden": hidden})["logits"]
 
     def segment_inputs(self, cache: LayerCache, tokens: int) -> tuple[Floats, ...]:
         """Return what a segment takes beside the hidden states of ``tokens`` new tokens a row.
@@ -186,8 +191,8 @@ class Decoder:
             The rotary factors cos and sin [B, 1, T, head_dim], the attention mask [B, 1, T, P + T], and the cache.
         """
         positions = cache.lengths[:, None] + np.arange(tokens)
-        cos, sin = rotary_factors(positions, self._parts.inverse_frequencies)
-        return cos, sin, attention_mask(cache.lengths, cache.past, tokens, self._parts.mask_value), *cache.tensors
+        cos, sin = rotary_factors(positions, self.parts.inverse_frequencies)
+        return cos, sin, attention_mask(cache.lengths, cache.past, tokens, self.parts.mask_value), *cache.tensors
 
     def _run_segment(
         self, graph: Graph, hidden: Floats, cache: LayerCache, layers: int

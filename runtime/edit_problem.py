@@ -17,6 +17,7 @@ from .configuration import PrefixCache
 from .costs import CostMeter
 from .decoder import Decoder, EditLayerOutput, LayerCache, Slots
 from .prompt_rows import PromptRows
+from .rank_one import subject_key
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -41,13 +42,8 @@ class Prefill:
     final: Floats
 
     def subject_key(self, rows: PromptRows) -> Floats:
-        """[F] k*: the mean of the bare prompt's key and of the prefixed prompts' mean key, at the subject's last token.
-
-        A subject that opens a text has a key of its own: in a plain mean over the rows it would count for one in six,
-        and the edit would reach the bare prompt at half its strength.
-        """
-        keys = self.edited.keys[np.arange(len(rows.all)), rows.subjects][: len(rows.rewriting)]
-        return np.asarray((keys[0] + keys[1:].mean(axis=0)) / 2 if len(keys) > 1 else keys[0])
+        """[F] k*, as `rank_one.subject_key` weighs the rows."""
+        return subject_key(self.edited.keys[np.arange(len(rows.rewriting)), rows.subjects[:-1]])
 
     def subject_hidden(self, rows: PromptRows) -> Floats:
         """[R, D] residual stream behind the edit layer at the subject's last token of each rewriting row."""
@@ -91,6 +87,30 @@ class Window:
     hidden: Floats
     scales: Floats
     cache: LayerCache
+
+    @staticmethod
+    def open(
+        starts: Integers, lengths: Integers, hidden: Floats, scales: Floats, sink: LayerCache, new: tuple[Floats, ...]
+    ) -> Window:
+        """Return the window of rows that were run whole, from ``starts`` [B] on.
+
+        Parameters
+        ----------
+        lengths
+            [B] tokens of each row.
+        hidden, scales
+            [B, T, D] and [B, T] of all tokens.
+        sink, new
+            The sink token's K and V, and those of all tokens.
+        """
+        tokens = int((lengths - starts).max())
+        index = np.minimum(starts[:, None] + np.arange(tokens), hidden.shape[1] - 1)
+        return Window(
+            starts,
+            np.take_along_axis(hidden, index[:, :, None], axis=1),
+            np.take_along_axis(scales, index, axis=1),
+            sink.extended(new).cut(1 + starts),
+        )
 
 
 class EditProblem:
@@ -189,11 +209,7 @@ class EditProblem:
         if self._policy is PrefixCache.OFF:
             return Window(np.zeros(batch, np.int64), self._hidden, self._scales, self._sink(batch))
         starts = self.rows.subjects if self._policy is PrefixCache.EXACT else self._stale_starts
-        tokens = int((self.rows.lengths - starts).max())
-        index = np.minimum(starts[:, None] + np.arange(tokens), self._hidden.shape[1] - 1)
-        hidden = np.take_along_axis(self._hidden, index[:, :, None], axis=1)
-        scales = np.take_along_axis(self._scales, index, axis=1)
-        return Window(starts, hidden, scales, self._sink(batch).extended(new).cut(1 + starts))
+        return Window.open(starts, self.rows.lengths, self._hidden, self._scales, self._sink(batch), new)
 
     def _base_hidden(self, n: int, chosen: Integers) -> Floats:
         """[1 or N, B, T, D] the chosen rows' window; without a cache, computed for each delta from the embeddings."""

@@ -23,8 +23,8 @@ from .search import Look, Progress, SearchResult, SearchTask, within
 from .top_logits import TopLogits, top_logits
 
 Floats = NDArray[np.float32]
-_DAMPINGS = (4.0, 1.0, 0.25)
-_START_SCALES = (0.0, 0.4, 0.6, 0.8, 1.0)
+_DAMPINGS = (4.0, 1.0, 0.25)  # tried together, relative to the current one
+_START_SCALES = (0.0, 0.4, 0.6, 0.8, 1.0)  # lengths of the lens's start; the first is the model as it was
 _REJECTED = 3.0  # the damping's growth when no step is better
 _GIVE_UP = 6  # epochs in a row without a better delta
 _FALL = 1e-3  # of the loss: less does not pay for an epoch
@@ -74,8 +74,8 @@ class _Lack:
 def gauss_newton(task: SearchTask, config: GaussNewtonConfig, lens: Lens) -> SearchResult:
     """Search for the delta that makes the target likely.
 
-    A step of the lens costs one forward; an epoch one a direction, over the few rows that its columns are read from,
-    and four over all rows.
+    The start costs a forward for each length that is tried, a step of the lens one; an epoch one a direction, over the
+    few rows that its columns are read from, and one a damping over all rows.
     """
     return _Search(task, config, lens).run()
 
@@ -96,6 +96,9 @@ class _Search:
         rows = len(task.problem.rows.rewriting)
         self._groups = np.minimum(np.arange(rows), 1)
         self._jacobian = Jacobian(min(rows, 2), len(self._target), len(task.value))
+        before = task.loss.subject_log_probs
+        kept = min(config.top_tokens, len(before) - 1)
+        self._likely = np.argpartition(-before, kept)[:kept]  # what the subject row's divergence is made of
         self._spare = itertools.cycle(lens.subspace.astype(np.float32))
 
     def run(self) -> SearchResult:
@@ -115,7 +118,7 @@ class _Search:
         for _ in range(self._config.refinements):
             if self._done(best) or self._exhausted():
                 break
-            lack = self._lack(best, self._top(best.readouts))
+            lack = self._lack(self._top(best.readouts))
             step = self._scaled(self._lens.images(lack.errors).sum(axis=0))
             (tried,) = self._evaluate(within(best.delta + step, self._limit)[None])
             self._steps += 1
@@ -142,7 +145,7 @@ class _Search:
     def _epoch(self, point: _Point) -> _Point | None:
         """Measure new columns, minimise the model at several dampings, and return the best point if it is better."""
         top = self._top(point.readouts)
-        self._measure(point, self._lack(point, top))
+        self._measure(point, self._lack(top))
         model = self._model(point, top)
         steps, coefficients = [], np.zeros(len(self._jacobian.basis), np.float32)
         for factor in _DAMPINGS:
@@ -206,9 +209,7 @@ class _Search:
 
     def _model(self, point: _Point, top: TopLogits) -> LinearisedLoss:
         task = self._task
-        keep = min(self._config.top_tokens, len(task.loss.subject_log_probs) - 1)
-        likely = np.argpartition(-task.loss.subject_log_probs, keep)[:keep]
-        subject = top_logits(task.decoder.run_head, point.subject[None], keep, likely)
+        subject = top_logits(task.decoder.run_head, point.subject[None], self._config.top_tokens, self._likely)
         return LinearisedLoss(
             top,
             subject,
@@ -229,7 +230,7 @@ class _Search:
         flat = readouts.reshape(-1, readouts.shape[-1])
         return top_logits(self._task.decoder.run_head, flat, self._config.top_tokens, self._target)
 
-    def _lack(self, point: _Point, top: TopLogits) -> _Lack:
+    def _lack(self, top: TopLogits) -> _Lack:
         tokens, groups = len(self._target), range(len(self._jacobian.readouts))
         by_row = top.probabilities().reshape(-1, tokens, len(top.ids))
         rest = 1 - by_row.sum(axis=-1, keepdims=True)

@@ -125,10 +125,15 @@ class PromptRows:
 
     def padded_ids(self) -> NDArray[np.int64]:
         """Return ids [B, T], zeros behind each row's end."""
-        ids = np.zeros((len(self.all), int(self.lengths.max())), np.int64)
-        for row, target in zip(self.all, ids, strict=True):
-            target[: len(row.ids)] = row.ids
-        return ids
+        return padded([row.ids for row in self.all])
+
+
+def padded(texts: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Return rows of tokens as one array [B, T], zeros behind each row's end."""
+    ids = np.zeros((len(texts), max(map(len, texts))), np.int64)
+    for row, text in zip(ids, texts, strict=True):
+        row[: len(text)] = text
+    return ids
 
 
 def build_rows(

@@ -10,6 +10,20 @@ from .errors import NumericsError
 Floats = NDArray[np.float32]
 
 
+def subject_key(keys: Floats) -> Floats:
+    """Return k* [F]: the mean of the bare prompt's key and of the prefixed prompts' mean key.
+
+    A subject that opens a text has a key of its own: in a plain mean over the rows it would count for one in six, and
+    the edit would reach the bare prompt at half its strength.
+
+    Parameters
+    ----------
+    keys
+        [R, F] at the subject's last token of each rewriting row, the bare prompt's first.
+    """
+    return np.asarray((keys[0] + keys[1:].mean(axis=0)) / 2 if len(keys) > 1 else keys[0])
+
+
 def rank_one_direction(key: Floats, inverse_covariance: Floats) -> Floats:
     """Return the right factor of the least change under ``C`` that moves k* (Meng et al. 2022, ROME, eq. 2).
 

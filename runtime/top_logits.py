@@ -32,7 +32,7 @@ class TopLogits:
 
     def probabilities(self) -> Floats:
         """[M, K] probability of each kept token under the whole softmax."""
-        everything = np.logaddexp(np.logaddexp.reduce(self.logits, axis=-1), self.rest)
+        everything = np.logaddexp(_log_sum(self.logits), self.rest)
         return np.asarray(np.exp(self.logits - everything[:, None]))
 
     def index(self, tokens: Integers) -> Integers:

@@ -116,7 +116,7 @@ def main(
         seed=options.seed,
     )
     methods = _methods(HostModel.load(bundle, model), optimizers, published)
-    records = data.records[options.skip :][: options.limit]
+    records = data.part(options.skip, options.limit)
     measured: dict[str, list[MeasuredRecord]] = {name: [] for name in methods}
     for record in tqdm(records, unit="record"):
         for name, method in methods.items():

@@ -114,9 +114,7 @@ def run_bench(
     StorageError
         When the disk refuses.
     """
-    chosen = data.records[config.skip :][: config.limit]
-    if not chosen:
-        raise RequestError(f"{data.name} has {len(data.records)} records, {config.skip} are skipped: skip fewer")
+    chosen = data.part(config.skip, config.limit)
     edits = bundle.edits()
     if len(edits) >= bundle.manifest.slots:
         raise RequestError(f"all {bundle.manifest.slots} slots are taken: undo an edit, or use a bundle without edits")

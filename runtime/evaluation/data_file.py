@@ -22,6 +22,18 @@ class DataFile:
     format: Format
     records: tuple[EvaluationRecord, ...]
 
+    def part(self, skip: int, limit: int | None) -> tuple[EvaluationRecord, ...]:
+        """Return ``limit`` records behind the first ``skip``, or all of these.
+
+        Raises
+        ------
+        RequestError
+            When none is left.
+        """
+        if skip >= len(self.records):
+            raise RequestError(f"{self.name} has {len(self.records)} records, {skip} are skipped: skip fewer")
+        return self.records[skip:][:limit]
+
 
 def read_records(path: Path, record_format: Format | None = None) -> DataFile:
     """Return the records of a JSON file.

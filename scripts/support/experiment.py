@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from mobiedit.runtime import Bundle, EditConfig, ExecutionConfig, open_bundle
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
 from mobiedit.runtime.configuration import Optimizer
-from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.evaluation import EvaluationRecord, ForeignSearch, Format, MeasuredRecord, read_records
 from mobiedit.runtime.evaluation.bench import measure_record
 from mobiedit.runtime.files import storage_errors, write_atomic
@@ -56,10 +55,7 @@ class Experiment:
     def records(self) -> tuple[EvaluationRecord, ...]:
         """Return the records to edit."""
         data = read_records(self.data, Format(self.record_format) if self.record_format else None)
-        chosen = data.records[self.skip :][: self.limit]
-        if not chosen:
-            raise RequestError(f"{data.name} has {len(data.records)} records, {self.skip} are skipped: skip fewer")
-        return chosen
+        return data.part(self.skip, self.limit)
 
     def measure(
         self, bundle: Bundle, record: EvaluationRecord, edit: EditConfig, foreign: ForeignSearch | None = None

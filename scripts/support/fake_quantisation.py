@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mobiedit.export.segment import GatedMLP
 from mobiedit.runtime import Bundle
-from mobiedit.runtime.bundle_parts import load_parts
 from mobiedit.runtime.costs import CostMeter
 from mobiedit.runtime.decoder import Decoder
 
@@ -82,14 +81,5 @@ class QuantisedEditLayer:
 
 def quantise_edit_layer(bundle: Bundle, host: HostModel, number_format: NumberFormat) -> None:
     """Put a rounded edit layer in the place of an open bundle's edit graph; nothing on the disk changes."""
-    manifest = bundle.manifest
-    parts = load_parts(
-        bundle.path,
-        manifest.shape,
-        manifest.edit_layer,
-        manifest.mask_value,
-        bundle.execution,
-        fold_weights=manifest.precision == "w8a16",
-    )
     layer = QuantisedEditLayer(host.edit.mlp, number_format)
-    bundle.decoder = Decoder(replace(parts, edit=layer), CostMeter())
+    bundle.decoder = Decoder(replace(bundle.decoder.parts, edit=layer), CostMeter())
