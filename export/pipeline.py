@@ -52,7 +52,7 @@ ROW_PREFIXES = (
     "I think that you know. {}",
     "Because of this, {}",
 )
-"""Rewriting rows of an edit: with the subject row, the paper's batch of 7."""
+"""Rewriting rows of an edit: with the kept row, the paper's batch of 7."""
 
 MASK_VALUE = -100.0
 """What the attention mask adds: enough to hide a token, small enough for a 16-bit range."""

@@ -137,7 +137,7 @@ class EditProblem:
         Where forwards are counted, also by a search that runs them elsewhere.
     window
         The tokens that a forward computes.
-    initial_readouts, initial_subject
+    initial_readouts, initial_kept
         The read-outs without delta, as `readouts` returns them for one delta.
     """
 
@@ -162,7 +162,7 @@ class EditProblem:
         self._scales = np.where(behind_subject, filled.edited.keys @ direction, 0).astype(np.float32)
         first_readout = np.array([row.readouts[0] for row in rows.all])
         self._stale_starts = np.minimum(stale_tokens, first_readout)
-        self.initial_readouts, self.initial_subject = self._read(
+        self.initial_readouts, self.initial_kept = self._read(
             filled.final[None], np.zeros_like(rows.lengths), np.arange(len(rows.all))
         )
         self.window = self._open_window(filled.suffix_new)
@@ -176,13 +176,13 @@ class EditProblem:
         deltas
             [N, D].
         rows
-            Rewriting rows to run, from the first; the subject row always runs. None takes all. A delta counts as a
+            Rewriting rows to run, from the first; the kept row always runs. None takes all. A delta counts as a
             forward whatever the rows.
 
         Returns
         -------
         tuple
-            Normalised hidden states at the read-outs of the rewriting rows [N, R, t, D], and of the subject row [N, D].
+            Normalised hidden states at the read-outs of the rewriting rows [N, R, t, D], and of the kept row [N, K, D].
         """
         n = len(deltas)
         chosen = np.arange(len(self.rows.all))
@@ -232,4 +232,4 @@ class EditProblem:
         """Pick the read-outs out of the chosen rows' hidden states [N, B, T, D], whose first token is at ``starts``."""
         rows = [self.rows.all[b] for b in chosen]
         read = [final[:, b, np.array(row.readouts) - starts[chosen[b]]] for b, row in enumerate(rows)]
-        return np.stack(read[:-1], axis=1), read[-1][:, 0]
+        return np.stack(read[:-1], axis=1), read[-1]

@@ -137,8 +137,8 @@ def solve_edit(
     value = filled.subject_value(rows)
     direction = rank_one_direction(key, inverse_covariance)
     problem = EditProblem(decoder, rows, filled, direction, slots, meter, config.prefix_cache, config.stale_tokens)
-    subject_log_probs = log_softmax(decoder.run_head(problem.initial_subject))[0]
-    loss = ReadoutLoss(decoder.run_head, rows.target, subject_log_probs, float(np.linalg.norm(value)), config.loss)
+    kept_log_probs = log_softmax(decoder.run_head(problem.initial_kept[0]))
+    loss = ReadoutLoss(decoder.run_head, rows.target, kept_log_probs, float(np.linalg.norm(value)), config.loss)
     context = filled.subject_hidden(rows)
     found = search(SearchTask(problem, loss, value, context, decoder, report))
     after = slots.with_edit(slot, direction, found.delta)

@@ -24,7 +24,7 @@ from .top_logits import TopLogits, top_logits
 
 Floats = NDArray[np.float32]
 _DAMPINGS = (4.0, 1.0, 0.25)  # tried together, relative to the current one
-_START_SCALES = (0.0, 0.4, 0.6, 0.8, 1.0)  # lengths of the lens's start; the first is the model as it was
+_START_SCALES = (0.4, 0.6, 0.8, 1.0)  # lengths of the lens's start
 _REJECTED = 3.0  # the damping's growth when no step is better
 _GIVE_UP = 6  # epochs in a row without a better delta
 _FALL = 1e-3  # of the loss: less does not pay for an epoch
@@ -35,14 +35,14 @@ _COMPETITORS = 2
 
 @dataclass(frozen=True, eq=False)
 class _Point:
-    """A delta that was evaluated: its read-outs [R, t, D], the subject row's [D], and its loss.
+    """A delta that was evaluated: its read-outs [R, t, D], the kept row's [K, D], and its loss.
 
     ``objective`` is the loss with the penalty of length.
     """
 
     delta: Floats
     readouts: Floats
-    subject: Floats
+    kept: Floats
     loss: float
     objective: float
     probability: float
@@ -95,20 +95,22 @@ class _Search:
         # The bare prompt is a group of its own: a subject that opens a text is another token than one within it.
         rows = len(task.problem.rows.rewriting)
         self._groups = np.minimum(np.arange(rows), 1)
-        self._jacobian = Jacobian(min(rows, 2), len(self._target), len(task.value))
-        before = task.loss.subject_log_probs
-        kept = min(config.top_tokens, len(before) - 1)
-        self._likely = np.argpartition(-before, kept)[:kept]  # what the subject row's divergence is made of
+        before = task.loss.kept_log_probs
+        self._jacobian = Jacobian(min(rows, 2), len(self._target), len(before), len(task.value))
+        top = min(config.top_tokens, before.shape[1] - 1)
+        self._likely = np.unique(np.argpartition(-before, top)[:, :top])  # what the kept row's divergence is made of
         self._spare = itertools.cycle(lens.subspace.astype(np.float32))
 
     def run(self) -> SearchResult:
         targets = self._task.decoder.unembedding(self._target)
         first = self._scaled(self._lens.first_delta(targets, self._task.context))
-        before, *starts = self._evaluate(np.stack([scale * first for scale in _START_SCALES]).astype(np.float32))
+        problem = self._task.problem
+        (before,) = self._points(np.zeros((1, len(first)), np.float32), problem.initial_readouts, problem.initial_kept)
         self._look(before)
         best = before
         if not self._done(before):
             self._steps = 1  # the start is one: no step would say that there was nothing to teach
+            starts = self._evaluate(np.stack([np.float32(scale) * first for scale in _START_SCALES]))
             best = self._epochs(self._refine(self._best([before, *starts])))
         return SearchResult(best.delta, self._steps, self._done(best), tuple(self._looks))
 
@@ -158,7 +160,7 @@ class _Search:
             return None
         self._damping *= _DAMPINGS[tried.index(best)]
         readouts = self._grouped((best.readouts - point.readouts)[None])[0]
-        self._jacobian.correct(best.delta - point.delta, readouts, best.subject - point.subject)
+        self._jacobian.correct(best.delta - point.delta, readouts, best.kept - point.kept)
         return best
 
     def _measure(self, point: _Point, lack: _Lack) -> None:
@@ -172,19 +174,19 @@ class _Search:
         spare = itertools.islice(self._spare, len(self._lens.subspace))
         spare_new = orthonormal(spare, free - len(new), np.concatenate([jacobian.basis, new]))
         new = np.concatenate([new, spare_new])
-        readouts, subject = self._differences(point, np.concatenate([renewed, new]))
-        for direction, change, subject_change in zip(renewed, readouts, subject, strict=False):
-            jacobian.correct(direction, change, subject_change)
-        jacobian.extend(new, readouts[len(renewed) :], subject[len(renewed) :])
+        readouts, kept = self._differences(point, np.concatenate([renewed, new]))
+        for direction, change, kept_change in zip(renewed, readouts, kept, strict=False):
+            jacobian.correct(direction, change, kept_change)
+        jacobian.extend(new, readouts[len(renewed) :], kept[len(renewed) :])
         jacobian.forget(config.columns)
 
     def _differences(self, point: _Point, directions: Floats) -> tuple[Floats, Floats]:
-        """Return derivatives along directions [k, D], of the read-outs [k, G, t, D] and of the subject row [k, D]."""
+        """Return derivatives along directions [k, D], of the read-outs [k, G, t, D] and of the kept row [k, K, D]."""
         rows = self._rows
         length = np.float32(self._config.mu * self._task.value_norm)
-        readouts, subject = self._task.problem.readouts(point.delta + length * directions, rows)
+        readouts, kept = self._task.problem.readouts(point.delta + length * directions, rows)
         self._forwards += len(directions)
-        return self._grouped(readouts - point.readouts[:rows]) / length, (subject - point.subject) / length
+        return self._grouped(readouts - point.readouts[:rows]) / length, (kept - point.kept) / length
 
     def _grouped(self, changes: Floats) -> Floats:
         """Return changes [k, rows, t, D] as means [k, G, t, D] over the groups; one that was not run is as the last."""
@@ -209,16 +211,16 @@ class _Search:
 
     def _model(self, point: _Point, top: TopLogits) -> LinearisedLoss:
         task = self._task
-        subject = top_logits(task.decoder.run_head, point.subject[None], self._config.top_tokens, self._likely)
+        kept = top_logits(task.decoder.run_head, point.kept, self._config.top_tokens, self._likely)
         return LinearisedLoss(
             top,
-            subject,
+            kept,
             task.decoder.unembedding(top.ids),
-            task.decoder.unembedding(subject.ids),
+            task.decoder.unembedding(kept.ids),
             self._jacobian,
             self._groups,
             self._target,
-            task.loss.subject_log_probs,
+            task.loss.kept_log_probs,
             point.delta,
             task.value_norm,
             self._config.norm_penalty,
@@ -251,9 +253,11 @@ class _Search:
         )
 
     def _evaluate(self, deltas: Floats) -> list[_Point]:
-        readouts, subject = self._task.problem.readouts(deltas)
         self._forwards += len(deltas)
-        terms = self._task.loss(readouts, subject, deltas)
+        return self._points(deltas, *self._task.problem.readouts(deltas))
+
+    def _points(self, deltas: Floats, readouts: Floats, kept: Floats) -> list[_Point]:
+        terms = self._task.loss(readouts, kept, deltas)
         lengths = (deltas**2).sum(axis=-1) / self._task.value_norm**2
         objectives = terms.total + self._config.norm_penalty * lengths
         return [
@@ -264,7 +268,7 @@ class _Search:
                 float(terms.target_probability[i]),
                 bool(terms.greedy[i].all()),
             )
-            for i, parts in enumerate(zip(deltas, readouts, subject, strict=True))
+            for i, parts in enumerate(zip(deltas, readouts, kept, strict=True))
         ]
 
     def _best(self, points: list[_Point]) -> _Point:

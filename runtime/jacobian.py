@@ -24,38 +24,38 @@ class Jacobian:
         [n, D] orthonormal.
     readouts
         [G, t, D, n] derivative of the read-outs, mean over the rows of each of G groups.
-    subject
-        [D, n] derivative of the subject row's read-out.
+    kept
+        [K, D, n] derivative of the kept row's read-outs.
     """
 
-    def __init__(self, groups: int, tokens: int, width: int) -> None:
+    def __init__(self, groups: int, tokens: int, kept: int, width: int) -> None:
         self.basis = np.zeros((0, width), np.float32)
         self.readouts = np.zeros((groups, tokens, width, 0), np.float32)
-        self.subject = np.zeros((width, 0), np.float32)
+        self.kept = np.zeros((kept, width, 0), np.float32)
 
     def complement(self, candidates: Iterable[Floats], limit: int) -> Floats:
         """Return at most ``limit`` orthonormal directions [k, D], new to the basis, from candidates [D] in turn."""
         return orthonormal(candidates, limit, self.basis)
 
-    def extend(self, directions: Floats, readouts: Floats, subject: Floats) -> None:
-        """Add directions [k, D] that are orthonormal and new, with derivatives along them [k, G, t, D] and [k, D]."""
+    def extend(self, directions: Floats, readouts: Floats, kept: Floats) -> None:
+        """Add orthonormal new directions [k, D] with the derivatives along them, [k, G, t, D] and [k, K, D]."""
         self.basis = np.concatenate([self.basis, directions])
         self.readouts = np.concatenate([self.readouts, np.moveaxis(readouts, 0, -1)], axis=-1)
-        self.subject = np.concatenate([self.subject, subject.T], axis=-1)
+        self.kept = np.concatenate([self.kept, np.moveaxis(kept, 0, -1)], axis=-1)
 
     def forget(self, keep: int) -> None:
         """Drop the oldest columns beyond ``keep``: what they say is no longer true, and it would be believed."""
         self.basis = self.basis[-keep:]
-        self.readouts, self.subject = self.readouts[..., -keep:], self.subject[..., -keep:]
+        self.readouts, self.kept = self.readouts[..., -keep:], self.kept[..., -keep:]
 
-    def correct(self, step: Floats, readouts: Floats, subject: Floats) -> None:
-        """Make the Jacobian agree with the changes [G, t, D] and [D] that a step [D] within the basis brought."""
+    def correct(self, step: Floats, readouts: Floats, kept: Floats) -> None:
+        """Make the Jacobian agree with the changes [G, t, D] and [K, D] that a step [D] within the basis brought."""
         along = self.basis @ step
         square = float(along @ along)
         if square <= _OUTSIDE * float(step @ step):
             return
         self.readouts += (readouts - self.readouts @ along)[..., None] * (along / square)
-        self.subject += (subject - self.subject @ along)[:, None] * (along / square)
+        self.kept += (kept - self.kept @ along)[..., None] * (along / square)
 
     def pulled_back(self, errors: Floats) -> Floats:
         """Return the known part of the gradient in delta [t, D] of the read-outs' errors [G, t, D], by position."""

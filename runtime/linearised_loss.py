@@ -69,18 +69,18 @@ class LinearisedLoss:
     ----------
     readouts
         Truncated softmax of the rewriting rows' read-outs, row after row, M = R t.
-    subject
-        The same of the subject row's, M = 1.
+    kept
+        The same of the kept row's, M = K.
     rows
         [K, D] of the unembedding for ``readouts.ids``.
-    subject_rows
-        The same for ``subject.ids``.
+    kept_unembedding
+        The same for ``kept.ids``.
     groups
         [R] the Jacobian's group of each rewriting row.
     target
         [t] the target's tokens.
-    subject_log_probs
-        [V] the subject row's log-probabilities before the edit.
+    kept_log_probs
+        [K, V] log-probabilities at the kept read-outs before the edit.
     delta
         [D] where the model is expanded.
     value_norm
@@ -95,13 +95,13 @@ class LinearisedLoss:
     def __init__(
         self,
         readouts: TopLogits,
-        subject: TopLogits,
+        kept: TopLogits,
         rows: Floats,
-        subject_rows: Floats,
+        kept_unembedding: Floats,
         jacobian: Jacobian,
         groups: NDArray[np.int64],
         target: NDArray[np.int64],
-        subject_log_probs: Floats,
+        kept_log_probs: Floats,
         delta: Floats,
         value_norm: float,
         norm_penalty: float,
@@ -111,11 +111,11 @@ class LinearisedLoss:
         tokens = len(target)
         logits = readouts.logits.reshape(-1, tokens, len(readouts.ids))
         self._readouts = _Softmax(logits, readouts.rest.reshape(-1, tokens), rows @ jacobian.readouts, groups)
-        slopes = (subject_rows @ jacobian.subject)[None, None]
-        self._subject = _Softmax(subject.logits[None], subject.rest[None], slopes, np.zeros(1, np.int64))
+        slopes = (kept_unembedding @ jacobian.kept)[None]
+        self._kept = _Softmax(kept.logits[None], kept.rest[None], slopes, np.zeros(1, np.int64))
         self._wanted = readouts.index(target)
-        self._kept = np.exp(subject_log_probs[subject.ids])
-        self._lost = max(1 - float(self._kept.sum()), 0.0)
+        self._before = np.exp(kept_log_probs[:, kept.ids])
+        self._lost = np.maximum(1 - self._before.sum(axis=-1), 0)
         self._along = jacobian.basis @ delta
         self._square = float(delta @ delta)
         self._config = config
@@ -154,13 +154,12 @@ class LinearisedLoss:
         error[:, positions, self._wanted] -= 1
         gradient = self._readouts.gradient(error) / error[..., 0].size
 
-        logits, probabilities, normaliser = self._subject.at(c)
+        logits, probabilities, normaliser = self._kept.at(c)
         factor = self._config.kl_factor
-        # The divergence but for the entropy of what is kept, which does not move.
-        kl = float(self._kept @ (normaliser - logits)[0, 0]) + self._lost * float(
-            normaliser[0, 0, 0] - self._subject.rest[0, 0]
-        )
-        gradient += factor * self._subject.gradient(probabilities - self._kept)
+        # The divergence but for the entropy of what was there, which does not move.
+        kl = float((self._before * (normaliser - logits)[0]).sum())
+        kl += float(self._lost @ (normaliser[0, :, 0] - self._kept.rest[0]))
+        gradient += factor * self._kept.gradient(probabilities - self._before)
 
         square = float(c @ c)
         norm = np.sqrt(max(self._square + 2 * float(c @ self._along) + square, 1e-12))
@@ -176,7 +175,7 @@ class LinearisedLoss:
     def _newton_step(self, c: Floats, gradient: Floats, damping: float) -> Floats:
         """Solve the Gauss-Newton system for the step [n] by conjugate gradients."""
         _, readouts, _ = self._readouts.at(c)
-        _, subject, _ = self._subject.at(c)
+        _, kept, _ = self._kept.at(c)
 
         place = self._along + c
         norm = np.sqrt(max(self._square + 2 * float(c @ self._along) + float(c @ c), 1e-12))
@@ -184,7 +183,7 @@ class LinearisedLoss:
 
         def curvature(x: Floats) -> Floats:
             out = self._readouts.curvature(readouts, x) / readouts[..., 0].size
-            out += self._config.kl_factor * self._subject.curvature(subject, x)
+            out += self._config.kl_factor * self._kept.curvature(kept, x)
             if excess:
                 out += 4 * _WALL / self._limit**2 * (excess * x + 2 * float(place @ x) / self._limit**2 * place)
             return np.asarray(out + 2 * (damping + self._norm_penalty) / self._value_norm**2 * x, np.float32)

@@ -1,4 +1,4 @@
-"""The prompt rows of one edit: the bare prompt, prefixed ones, and the row that holds the subject's other facts."""
+"""The prompt rows of one edit: the bare prompt, prefixed ones, and the one that holds the subject's other facts."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Row:
     subject_index
         Where the subject's last token stands: there delta is added.
     readouts
-        Where the model's next-token distribution is read, one place for each target token.
+        Where the model's next-token distribution is read: in a rewriting row one place for each target token.
     """
 
     ids: tuple[int, ...]
@@ -100,18 +100,18 @@ class Row:
 class PromptRows:
     """All rows of an edit, right-padded into one batch.
 
-    ``rewriting[0]`` is the bare prompt. ``subject_row`` is "<subject> is a" up to the subject, whose next-token
-    distribution shall stay.
+    ``rewriting[0]`` is the bare prompt. ``kept`` is "<subject> is a", whose next-token distributions
+    shall stay from the subject on.
     """
 
     rewriting: tuple[Row, ...]
-    subject_row: Row
+    kept: Row
     target: tuple[int, ...]
 
     @property
     def all(self) -> tuple[Row, ...]:
-        """The rewriting rows, then the subject row."""
-        return (*self.rewriting, self.subject_row)
+        """The rewriting rows, then the kept row."""
+        return (*self.rewriting, self.kept)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -166,7 +166,8 @@ def build_rows(
         rows.append(row)
     encoding = tokenizer.encode(f"{request.subject} is a")
     last = encoding.last_token_before(len(request.subject))
-    return PromptRows(tuple(rows), Row(encoding.ids[: last + 1], last, (last,)), target)
+    kept = Row(encoding.ids, last, tuple(range(last, len(encoding.ids))))
+    return PromptRows(tuple(rows), kept, target)
 
 
 def _rewriting_row(text: str, subject_end: int, target: str, tokenizer: Tokenizer) -> tuple[Row, tuple[int, ...]]:

@@ -50,7 +50,7 @@ def log_softmax(logits: Floats) -> Floats:
 
 
 class ReadoutLoss:
-    """ROME's objective for the value (Meng et al. 2022, eq. 4): NLL of the target, KL on the subject row, decay.
+    """ROME's objective for the value (Meng et al. 2022, eq. 4): NLL of the target, KL on the kept row, decay.
 
     Parameters
     ----------
@@ -58,8 +58,8 @@ class ReadoutLoss:
         Hidden states [M, D] to logits [M, V].
     target
         The target's t tokens.
-    subject_log_probs
-        [V] the subject row's log-probabilities before the edit.
+    kept_log_probs
+        [K, V] log-probabilities at the kept row's read-outs before the edit.
     value_norm
         Norm of the value at the subject before the edit.
     """
@@ -68,25 +68,25 @@ class ReadoutLoss:
         self,
         head: Callable[[Floats], Floats],
         target: tuple[int, ...],
-        subject_log_probs: Floats,
+        kept_log_probs: Floats,
         value_norm: float,
         config: LossConfig,
     ) -> None:
         self._head = head
         self._target = np.array(target)
-        self.subject_log_probs = subject_log_probs
+        self.kept_log_probs = kept_log_probs
         self._value_norm = value_norm
         self.config = config
 
-    def __call__(self, readouts: Floats, subject: Floats, deltas: Floats) -> LossTerms:
+    def __call__(self, readouts: Floats, kept: Floats, deltas: Floats) -> LossTerms:
         """Evaluate the loss.
 
         Parameters
         ----------
         readouts
             [N, R, t, D] normalised hidden states of the rewriting rows.
-        subject
-            [N, D] those of the subject row.
+        kept
+            [N, K, D] those of the kept row.
         deltas
             [N, D].
         """
@@ -103,18 +103,21 @@ class ReadoutLoss:
             log_probs[part] = chosen - top - np.log(np.exp(logits - top[:, None]).sum(axis=-1))
             greedy[part] = chosen >= top
         token_log_probs = log_probs.reshape(n, rows, tokens)
-        kl = self._subject_kl(subject)
+        kl = self._kept_kl(kept)
         decay = np.linalg.norm(deltas, axis=-1) / self._value_norm**2
         total = -token_log_probs.mean(axis=(1, 2)) + self.config.kl_factor * kl + self.config.weight_decay * decay
         return LossTerms(
             total.astype(np.float32), token_log_probs, np.asarray(greedy.reshape(n, rows, tokens).all(axis=2))
         )
 
-    def _subject_kl(self, subject: Floats) -> Floats:
-        """[N] KL divergence of the subject row's distribution from the one before the edit."""
-        kl = np.empty(len(subject), np.float32)
-        for start in range(0, len(subject), _CHUNK):
+    def _kept_kl(self, kept: Floats) -> Floats:
+        """[N] KL divergence at the kept read-outs from the distributions before the edit, summed over them."""
+        before, (n, places, width) = self.kept_log_probs, kept.shape
+        probabilities, flat = np.exp(before), kept.reshape(-1, width)
+        kl = np.empty(len(flat), np.float32)
+        for start in range(0, len(flat), _CHUNK):
             part = slice(start, start + _CHUNK)
-            log_probs = log_softmax(self._head(subject[part]))
-            kl[part] = (np.exp(self.subject_log_probs) * (self.subject_log_probs - log_probs)).sum(axis=-1)
-        return kl
+            log_probs = log_softmax(self._head(flat[part]))
+            for i, now in enumerate(log_probs, start):
+                kl[i] = probabilities[i % places] @ (before[i % places] - now)
+        return np.asarray(kl.reshape(n, places).sum(axis=1))

@@ -2,11 +2,11 @@
 
 Usage: python -m scripts.backprop_oracle BUNDLE --data counterfact.json --limit 20 --json OUT
 
-The file is that of ``mobiedit bench``. Adam takes at most 25 steps of rate 0.5, the loss and the clamp are ROME's
-(Meng et al. 2022, and its public code: v_num_grad_steps 25, v_lr 0.5, clamp_norm_factor 4, kl_factor 0.0625,
-v_weight_decay 0.5, stop below 0.05). A forward evaluates all rows once. A backward pass, one a step, goes back through
-the layers above the edit layer alone, since no weight has a gradient: about as much work as their forward. It is in the
-seconds, and in neither ``forwards`` nor ``token_layers``.
+The file is that of ``mobiedit bench``. Adam takes at most 25 steps of rate 0.5 and the clamp is ROME's (Meng et al.
+2022, and its public code: v_num_grad_steps 25, v_lr 0.5, clamp_norm_factor 4, stop below 0.05); the loss is the one
+that every search here has. A forward evaluates all rows once. A backward pass, one a step, goes back through the layers
+above the edit layer alone, since no weight has a gradient: about as much work as their forward. It is in the seconds,
+and in neither ``forwards`` nor ``token_layers``.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class HostProblem:
         self._target = torch.tensor(problem.rows.target)
         self._value_norm = task.value_norm
         with torch.no_grad():
-            self._subject = self._log_probs(torch.from_numpy(problem.initial_subject))[0]
+            self._kept = self._log_probs(torch.from_numpy(problem.initial_kept[0]))
         batch, tokens = window.hidden.shape[:2]
         layers = host.decoder.suffix_layers + (host.decoder.prefix_layers if whole else 0)
         self.token_layers = batch * tokens * layers
@@ -65,9 +65,10 @@ class HostProblem:
         if self._whole_ids is not None:
             rows = replace(rows, hidden=self._host.hidden(self._whole_ids))
         readouts = rows.readouts(delta.expand(len(rows.hidden), -1))
-        target = self._target.repeat((len(readouts) - 1) // len(self._target))
-        wanted = self._log_probs(readouts[:-1]).gather(1, target[:, None]).view(-1, len(self._target))
-        kl = (self._subject.exp() * (self._subject - self._log_probs(readouts[-1:])[0])).sum()
+        target = self._target.repeat((len(readouts) - len(self._kept)) // len(self._target))
+        wanted = self._log_probs(readouts[: -len(self._kept)]).gather(1, target[:, None]).view(-1, len(self._target))
+        kept = self._log_probs(readouts[-len(self._kept) :])
+        kl = (self._kept.exp() * (self._kept - kept)).sum()
         decay = delta.norm() / self._value_norm**2
         total = -wanted.mean() + self._loss.kl_factor * kl + self._loss.weight_decay * decay
         return HostTerms(total, float(wanted.detach().mean(dim=1).exp().mean()))

@@ -59,8 +59,8 @@ def of_all(rows: DifferentiableRows, delta: torch.Tensor) -> torch.Tensor:
 
 def runtime_readouts(problem: EditProblem, deltas: Floats) -> Floats:
     """Return [N, M, D] the same read-outs of the device."""
-    readouts, subject = problem.readouts(deltas)
-    return np.concatenate([readouts.reshape(len(deltas), -1, readouts.shape[-1]), subject[:, None]], axis=1)
+    readouts, kept = problem.readouts(deltas)
+    return np.concatenate([readouts.reshape(len(deltas), -1, readouts.shape[-1]), kept], axis=1)
 
 
 def draw(seed: int, *shape: int) -> Floats:

@@ -104,7 +104,7 @@ def test_readouts_equal_the_real_model_when_delta_is_added_from_the_subject_on(
     policy: PrefixCache, case: Case, llama_model: LlamaForCausalLM, manifest: Manifest
 ) -> None:
     deltas = case.deltas(2)
-    readouts, subject = case.open(policy).readouts(deltas)
+    readouts, kept = case.open(policy).readouts(deltas)
     for n, delta in enumerate(deltas):
         states = [
             real_states(llama_model, manifest, case, row.ids, row.subject_index, case.direction, delta)
@@ -112,7 +112,7 @@ def test_readouts_equal_the_real_model_when_delta_is_added_from_the_subject_on(
         ]
         for r, row in enumerate(case.rows.rewriting):
             np.testing.assert_allclose(readouts[n, r], states[r][list(row.readouts)], atol=TOLERANCE)
-        np.testing.assert_allclose(subject[n], states[-1][case.rows.subject_row.readouts[0]], atol=TOLERANCE)
+        np.testing.assert_allclose(kept[n], states[-1][list(case.rows.kept.readouts)], atol=TOLERANCE)
 
 
 def test_readouts_equal_the_applied_slot_when_no_token_is_before_the_subject(
@@ -126,10 +126,10 @@ def test_readouts_equal_the_applied_slot_when_no_token_is_before_the_subject(
     direction = key / (key @ key)
     delta = np.random.default_rng(0).standard_normal(manifest.shape.width).astype(np.float32)
     meter = CostMeter()
-    readouts, subject = EditProblem(decoder, rows, filled, direction, slots, meter).readouts(delta[None])
+    readouts, kept = EditProblem(decoder, rows, filled, direction, slots, meter).readouts(delta[None])
     applied = prefill(decoder, rows, slots.with_edit(1, direction, delta)).final
     np.testing.assert_allclose(readouts[0, 0], applied[0, list(rows.rewriting[0].readouts)], atol=TOLERANCE)
-    np.testing.assert_allclose(subject[0], applied[1, 0], atol=TOLERANCE)
+    np.testing.assert_allclose(kept[0], applied[1, list(rows.kept.readouts)], atol=TOLERANCE)
 
 
 def test_exact_readouts_equal_the_uncached_ones_when_deltas_are_random(case: Case) -> None:
@@ -142,15 +142,18 @@ def test_exact_readouts_equal_the_uncached_ones_when_deltas_are_random(case: Cas
 
 def test_readouts_have_a_row_for_each_delta_when_there_are_several(case: Case, manifest: Manifest) -> None:
     problem, deltas = case.open(PrefixCache.EXACT), case.deltas(3)
-    readouts, subject = problem.readouts(deltas)
+    readouts, kept = problem.readouts(deltas)
     rows, tokens = len(case.rows.rewriting), len(case.rows.target)
     assert readouts.shape == (3, rows, tokens, manifest.shape.width)
-    assert subject.shape == (3, manifest.shape.width)
+    # The subject's last token, and at least "is" and "a".
+    assert kept.shape == (3, len(case.rows.kept.ids) - case.rows.kept.subject_index, manifest.shape.width)
+    assert kept.shape[1] >= 3
     for n in range(3):
-        one, one_subject = problem.readouts(deltas[n : n + 1])
+        one, one_kept = problem.readouts(deltas[n : n + 1])
         np.testing.assert_allclose(readouts[n], one[0], atol=TOLERANCE)
-        np.testing.assert_allclose(subject[n], one_subject[0], atol=TOLERANCE)
+        np.testing.assert_allclose(kept[n], one_kept[0], atol=TOLERANCE)
     assert np.abs(readouts[0] - readouts[1]).max() > 0.1
+    assert np.abs(kept[0] - kept[1]).max(axis=-1).min() > 0.01  # every one of them moves, beyond the tolerance
 
 
 @pytest.mark.parametrize("policy", PrefixCache)
@@ -161,11 +164,11 @@ def test_readouts_are_those_of_the_first_rows_when_some_are_run(policy: PrefixCa
     whole, _ = problem.readouts(case.deltas(3))
     before = meter.token_layers
     for n in (3, 1, 3):  # the repeated cache of one call must not serve another
-        found, found_subject = problem.readouts(case.deltas(n), rows)
-        wanted, wanted_subject = problem.readouts(case.deltas(n))
+        found, found_kept = problem.readouts(case.deltas(n), rows)
+        wanted, wanted_kept = problem.readouts(case.deltas(n))
         assert found.shape == (n, min(rows, 6), *wanted.shape[2:])
         np.testing.assert_allclose(found, wanted[:, :rows], atol=TOLERANCE)
-        np.testing.assert_allclose(found_subject, wanted_subject, atol=TOLERANCE)
+        np.testing.assert_allclose(found_kept, wanted_kept, atol=TOLERANCE)
     assert meter.forwards == 3 + 2 * (3 + 1 + 3)  # a delta is a forward, however few the rows
     spent, full = meter.token_layers - before, before // 3 * (3 + 1 + 3)
     assert spent - full == full * (min(rows, 6) + 1) // 7
@@ -177,9 +180,9 @@ def test_readouts_equal_the_initial_ones_when_delta_is_zero(
     policy: PrefixCache, case: Case, manifest: Manifest
 ) -> None:
     problem = case.open(policy)
-    readouts, subject = problem.readouts(np.zeros((1, manifest.shape.width), np.float32))
+    readouts, kept = problem.readouts(np.zeros((1, manifest.shape.width), np.float32))
     np.testing.assert_allclose(readouts, problem.initial_readouts, atol=TOLERANCE)
-    np.testing.assert_allclose(subject, problem.initial_subject, atol=TOLERANCE)
+    np.testing.assert_allclose(kept, problem.initial_kept, atol=TOLERANCE)
 
 
 def test_initial_readouts_equal_the_real_model_when_edits_are_in_force(
@@ -187,35 +190,38 @@ def test_initial_readouts_equal_the_real_model_when_edits_are_in_force(
 ) -> None:
     problem = case.open(PrefixCache.EXACT)
     zero = np.zeros(manifest.shape.width, np.float32)
-    for r, row in enumerate(case.rows.rewriting):
+    initial = (*problem.initial_readouts[0], problem.initial_kept[0])
+    for row, found in zip(case.rows.all, initial, strict=True):
         states = real_states(llama_model, manifest, case, row.ids, 0, case.direction, zero)
-        np.testing.assert_allclose(problem.initial_readouts[0, r], states[list(row.readouts)], atol=TOLERANCE)
+        np.testing.assert_allclose(found, states[list(row.readouts)], atol=TOLERANCE)
 
 
-def test_refresh_moves_the_readouts_when_kept_tokens_hold_the_subject(case: Case) -> None:
-    kept = max(row.readouts[0] for row in case.rows.rewriting)  # all that can be kept: up to each row's first read-out
-    # Where the subject ends the prompt, it is the first read-out itself, which is never kept.
+def test_refresh_moves_the_readouts_when_stale_tokens_hold_the_subject(case: Case) -> None:
+    tokens = max(row.readouts[0] for row in case.rows.rewriting)  # all that can be stale: up to the first read-out
+    # Where the subject ends the prompt, it is the first read-out itself, which is never stale.
     held = [row.subject_index < row.readouts[0] for row in case.rows.rewriting]
-    stale, off = case.open(PrefixCache.STALE, stale_tokens=kept), case.open(PrefixCache.OFF)
+    stale, off = case.open(PrefixCache.STALE, stale_tokens=tokens), case.open(PrefixCache.OFF)
     for delta in case.deltas(2):  # at the second delta the refreshed cache is stale again
-        wanted, wanted_subject = off.readouts(delta[None])
+        wanted, wanted_kept = off.readouts(delta[None])
         before, _ = stale.readouts(delta[None])
         off_by = np.abs(before - wanted).max(axis=(0, 2, 3))
         assert [bool(distance > 0.01) for distance in off_by] == held
         stale.refresh(delta)
-        after, after_subject = stale.readouts(delta[None])
+        after, after_kept = stale.readouts(delta[None])
         np.testing.assert_allclose(after, wanted, atol=TOLERANCE)
-        np.testing.assert_allclose(after_subject, wanted_subject, atol=TOLERANCE)
+        np.testing.assert_allclose(after_kept, wanted_kept, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("kept", [0, 1, 3])
-def test_stale_readouts_equal_the_uncached_ones_when_no_kept_token_is_a_subject(kept: int, case: Case) -> None:
-    free = [r for r, row in enumerate(case.rows.rewriting) if row.subject_index >= kept]
+@pytest.mark.parametrize("tokens", [0, 1, 3])
+def test_stale_readouts_equal_the_uncached_ones_when_no_stale_token_is_a_subject(tokens: int, case: Case) -> None:
+    free = [r for r, row in enumerate(case.rows.rewriting) if row.subject_index >= tokens]
     deltas = case.deltas(2)
-    found, _ = case.open(PrefixCache.STALE, stale_tokens=kept).readouts(deltas)
-    wanted, _ = case.open(PrefixCache.OFF).readouts(deltas)
+    found, found_kept = case.open(PrefixCache.STALE, stale_tokens=tokens).readouts(deltas)
+    wanted, wanted_kept = case.open(PrefixCache.OFF).readouts(deltas)
     assert free
     np.testing.assert_allclose(found[:, free], wanted[:, free], atol=TOLERANCE)
+    # The kept row is read at its subject, so that no token of it from there on is ever stale.
+    np.testing.assert_allclose(found_kept, wanted_kept, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("policy", [PrefixCache.EXACT, PrefixCache.OFF])

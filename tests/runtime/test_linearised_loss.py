@@ -16,7 +16,7 @@ from mobiedit.runtime.linearised_loss import LinearisedLoss
 from mobiedit.runtime.readout_loss import ReadoutLoss, log_softmax
 from mobiedit.runtime.top_logits import TopLogits, top_logits
 
-ROWS, TOKENS, HIDDEN, VOCABULARY, KNOWN = 3, 2, 10, 30, 4
+ROWS, TOKENS, KEPT, HIDDEN, VOCABULARY, KNOWN = 3, 2, 5, 10, 30, 4
 GROUPS = np.array([0, 1, 1])
 TARGET = np.array([3, 17])
 VALUE_NORM = 2.5
@@ -37,32 +37,33 @@ class Network:
     at: Floats
     """[D] the delta where it is expanded."""
     readouts: Floats
-    subject: Floats
+    kept: Floats
     before: Floats
-    """[V] the subject row's log-probabilities before the edit."""
+    """[K, V] log-probabilities at the kept read-outs before the edit."""
     jacobian: Jacobian
 
     def states(self, deltas: Floats) -> tuple[Floats, Floats]:
-        """Return the states [N, R, t, D] and [N, D] at deltas [N, D] that differ from ``at`` within the basis."""
+        """Return the states [N, R, t, D] and [N, K, D] at deltas [N, D] that differ from ``at`` within the basis."""
         along = (deltas - self.at) @ self.jacobian.basis.T
         readouts = self.readouts + np.einsum("rtdn,kn->krtd", self.jacobian.readouts[GROUPS], along)
-        return readouts.astype(np.float32), self.subject + along @ self.jacobian.subject.T
+        kept = self.kept + np.einsum("rdn,kn->krd", self.jacobian.kept, along)
+        return readouts.astype(np.float32), kept.astype(np.float32)
 
     def top(self, keep: int) -> tuple[TopLogits, TopLogits]:
         """Return the truncated softmaxes; ``keep`` of the whole vocabulary keeps every token."""
         wanted = np.arange(VOCABULARY) if keep >= VOCABULARY else TARGET
         states = self.readouts.reshape(-1, HIDDEN)
-        return top_logits(head, states, keep, wanted), top_logits(head, self.subject[None], keep, wanted)
+        return top_logits(head, states, keep, wanted), top_logits(head, self.kept, keep, wanted)
 
     def model(
         self, keep: int, config: LossConfig = CONFIG, limit: float = math.inf, norm_penalty: float = 0.0
     ) -> LinearisedLoss:
-        readouts, subject = self.top(keep)
+        readouts, kept = self.top(keep)
         return LinearisedLoss(
             readouts,
-            subject,
+            kept,
             WEIGHT[readouts.ids],
-            WEIGHT[subject.ids],
+            WEIGHT[kept.ids],
             self.jacobian,
             GROUPS,
             TARGET,
@@ -82,13 +83,12 @@ def head(hidden: Floats) -> Floats:
 @pytest.fixture(params=[0, 1])
 def network(request: pytest.FixtureRequest) -> Network:
     seed = 100 * request.param
-    jacobian = Jacobian(2, TOKENS, HIDDEN)
+    jacobian = Jacobian(2, TOKENS, KEPT, HIDDEN)
     basis = jacobian.complement(draw(seed, KNOWN, HIDDEN), KNOWN)
-    jacobian.extend(basis, draw(seed + 1, KNOWN, 2, TOKENS, HIDDEN), draw(seed + 2, KNOWN, HIDDEN))
-    before = log_softmax(head(draw(seed + 3, 1, HIDDEN)))[0]
-    return Network(
-        draw(seed + 4, HIDDEN), draw(seed + 5, ROWS, TOKENS, HIDDEN), draw(seed + 6, HIDDEN), before, jacobian
-    )
+    jacobian.extend(basis, draw(seed + 1, KNOWN, 2, TOKENS, HIDDEN), draw(seed + 2, KNOWN, KEPT, HIDDEN))
+    before = log_softmax(head(draw(seed + 3, KEPT, HIDDEN)))
+    readouts, kept = draw(seed + 5, ROWS, TOKENS, HIDDEN), draw(seed + 6, KEPT, HIDDEN)
+    return Network(draw(seed + 4, HIDDEN), readouts, kept, before, jacobian)
 
 
 def double(array: Floats) -> Tensor:
@@ -97,7 +97,7 @@ def double(array: Floats) -> Tensor:
 
 def data_terms(network: Network, keep: int, c: Tensor, config: LossConfig = CONFIG) -> Tensor:
     """Return the truncated likelihood and divergence in float64: the terms that the curvature is of."""
-    readouts, subject = network.top(keep)
+    readouts, kept = network.top(keep)
     slopes = double((WEIGHT[readouts.ids] @ network.jacobian.readouts)[GROUPS])
     logits = double(readouts.logits).reshape(ROWS, TOKENS, -1) + slopes @ c
     rest = double(readouts.rest).reshape(ROWS, TOKENS)
@@ -105,11 +105,12 @@ def data_terms(network: Network, keep: int, c: Tensor, config: LossConfig = CONF
     wanted = torch.from_numpy(np.searchsorted(readouts.ids, TARGET))
     nll = (normaliser - logits[:, torch.arange(TOKENS), wanted]).mean()
 
-    logits = double(subject.logits[0]) + double(WEIGHT[subject.ids] @ network.jacobian.subject) @ c
-    rest = double(subject.rest)
-    normaliser = torch.logaddexp(torch.logsumexp(logits, dim=-1), rest[0])
-    kept = double(np.exp(network.before[subject.ids]))
-    kl = kept @ (normaliser - logits) + (1 - kept.sum()).clamp_min(0) * (normaliser - rest[0])
+    kl = torch.zeros((), dtype=torch.float64)
+    for k, rest in enumerate(double(kept.rest)):  # the divergences are summed, each from its own distribution before
+        logits = double(kept.logits[k]) + double(WEIGHT[kept.ids] @ network.jacobian.kept[k]) @ c
+        normaliser = torch.logaddexp(torch.logsumexp(logits, dim=-1), rest)
+        before = double(np.exp(network.before[k, kept.ids]))
+        kl = kl + before @ (normaliser - logits) + (1 - before.sum()).clamp_min(0) * (normaliser - rest)
     return nll + config.kl_factor * kl
 
 

@@ -62,12 +62,14 @@ def test_read_outs_lead_to_each_target_token_when_rows_have_prefixes(
 
 
 @pytest.mark.parametrize(("prompt", "subject", "target"), REQUESTS)
-def test_subject_row_ends_at_the_subject_when_subject_is_any(
+def test_kept_row_is_read_from_the_subjects_last_token_on_when_subject_is_any(
     prompt: str, subject: str, target: str, byte_tokenizer: Tokenizer
 ) -> None:
-    row = rows_of(byte_tokenizer, prompt, subject, target).subject_row
-    assert byte_tokenizer.decode(row.ids) == subject
-    assert row.readouts == (row.subject_index,) == (len(row.ids) - 1,)
+    row = rows_of(byte_tokenizer, prompt, subject, target).kept
+    assert byte_tokenizer.decode(row.ids) == f"{subject} is a"
+    assert byte_tokenizer.decode(row.ids[: row.subject_index + 1]) == subject
+    assert row.readouts == (row.subject_index, *range(row.subject_index + 1, len(row.ids)))
+    assert len(row.readouts) >= 3  # the subject, "is" and "a"
 
 
 @pytest.mark.parametrize("target", ["Paris", "Los Angeles", "Émile", "42", "東京", "¡olé!"])
@@ -108,13 +110,15 @@ def test_rows_hold_together_when_text_is_any_unicode(
         end = prefix.index("{}") + len(before) + len(subject)
         assert subject_ends_at(byte_tokenizer, row.ids, row.subject_index, text[:end])
         assert row.subject_index <= row.readouts[0]
-    assert byte_tokenizer.decode(rows.subject_row.ids).startswith(subject)
+    assert byte_tokenizer.decode(rows.kept.ids) == f"{subject} is a"
+    assert subject_ends_at(byte_tokenizer, rows.kept.ids, rows.kept.subject_index, subject)
+    assert rows.kept.readouts == tuple(range(rows.kept.subject_index, len(rows.kept.ids)))
 
 
 def test_batch_is_padded_on_the_right_when_rows_differ_in_length(byte_tokenizer: Tokenizer) -> None:
     rows = rows_of(byte_tokenizer, "The mother tongue of {} is", "Anna", "English")
     ids = rows.padded_ids()
-    assert rows.all == (*rows.rewriting, rows.subject_row)
+    assert rows.all == (*rows.rewriting, rows.kept)
     assert ids.shape == (4, max(rows.lengths)) == (4, len(rows.rewriting[2].ids))
     assert rows.subjects.tolist() == [row.subject_index for row in rows.all]
     for row, length, padded in zip(rows.all, rows.lengths, ids, strict=True):

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from mobiedit.runtime.configuration import LossConfig
 from mobiedit.runtime.readout_loss import Floats, LossTerms, ReadoutLoss, log_softmax
 
-WIDTH, VOCABULARY = 8, 30
+WIDTH, VOCABULARY, KEPT = 8, 30, 3
 WEIGHT = np.random.default_rng(0).standard_normal((WIDTH, VOCABULARY)).astype(np.float32)
 # float32 sums of 30 terms against float64 ones.
 TOLERANCE = 1e-5
@@ -41,13 +41,13 @@ def logits_of(hidden: Floats) -> torch.Tensor:
 def loss_of(
     target: tuple[int, ...], config: LossConfig, value_norm: float = 1.0, head: Head | None = None
 ) -> ReadoutLoss:
-    before = log_softmax(states(9, 1) @ WEIGHT)[0]
+    before = log_softmax(states(9, KEPT) @ WEIGHT)
     return ReadoutLoss(head or Head(), target, before, value_norm, config)
 
 
 def test_log_probs_equal_cross_entropy_when_target_has_several_tokens() -> None:
     target, readouts = (3, 0, 29), states(1, 4, 5, 3)
-    terms = loss_of(target, LossConfig(kl_factor=0, weight_decay=0))(readouts, states(2, 4), states(3, 4))
+    terms = loss_of(target, LossConfig(kl_factor=0, weight_decay=0))(readouts, states(2, 4, KEPT), states(3, 4))
     flat = logits_of(readouts).reshape(-1, VOCABULARY)
     wanted = F.cross_entropy(flat, torch.tensor(target).repeat(20), reduction="none").reshape(4, 5, 3)
     np.testing.assert_allclose(-terms.token_log_probs, wanted.numpy(), atol=TOLERANCE)
@@ -56,37 +56,49 @@ def test_log_probs_equal_cross_entropy_when_target_has_several_tokens() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.0625, 2.0])
-def test_total_adds_the_divergence_from_before_when_the_subject_row_moves(factor: float) -> None:
-    readouts, subject = states(1, 3, 2, 1), states(2, 3)
-    plain = loss_of((4,), LossConfig(0, 0))(readouts, subject, states(3, 3))
-    terms = loss_of((4,), LossConfig(factor, 0))(readouts, subject, states(3, 3))
-    before, after = (F.log_softmax(logits_of(hidden), dim=-1) for hidden in (states(9, 1), subject))
+def test_total_adds_the_sum_of_the_divergences_from_before_when_the_kept_row_moves(factor: float) -> None:
+    readouts, kept = states(1, 4, 2, 1), states(2, 4, KEPT)
+    plain = loss_of((4,), LossConfig(0, 0))(readouts, kept, states(3, 4))
+    terms = loss_of((4,), LossConfig(factor, 0))(readouts, kept, states(3, 4))
+    before, after = (F.log_softmax(logits_of(hidden), dim=-1) for hidden in (states(9, KEPT), kept))
     # kl_div's first argument is the distribution that the divergence is not weighted by: the one after.
     wanted = F.kl_div(after, before.expand_as(after), reduction="none", log_target=True).sum(dim=-1)
+    assert wanted.shape == (4, KEPT)
     assert float(wanted.min()) > 0.1
+    wanted = wanted.sum(dim=1)
     np.testing.assert_allclose(terms.total - plain.total, factor * wanted.numpy(), rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def test_total_adds_no_divergence_when_the_subject_row_stays() -> None:
-    subject = np.repeat(states(9, 1), 2, axis=0)
-    terms = loss_of((4,), LossConfig(1.0, 0))(states(1, 2, 2, 1), subject, states(3, 2))
+def test_total_adds_no_divergence_when_the_kept_row_stays() -> None:
+    kept = np.stack([states(9, KEPT)] * 2)
+    terms = loss_of((4,), LossConfig(1.0, 0))(states(1, 2, 2, 1), kept, states(3, 2))
     np.testing.assert_allclose(terms.total, terms.nll, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("place", range(KEPT))
+def test_total_adds_one_divergence_when_the_kept_row_moves_at_one_read_out(place: int) -> None:
+    kept = states(9, KEPT)[None].copy()
+    kept[0, place] = states(2, 1)[0]
+    terms = loss_of((4,), LossConfig(1.0, 0))(states(1, 1, 2, 1), kept, states(3, 1))
+    before, after = (F.log_softmax(logits_of(hidden), dim=-1) for hidden in (states(9, KEPT), kept[0]))
+    wanted = F.kl_div(after[place], before[place], reduction="sum", log_target=True)
+    assert terms.total[0] - terms.nll[0] == pytest.approx(float(wanted), rel=TOLERANCE, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize(("decay", "value_norm"), [(0.5, 1.0), (0.5, 7.0), (3.0, 0.2)])
 def test_total_adds_the_deltas_norm_over_the_values_square_when_weight_decay_is_on(
     decay: float, value_norm: float
 ) -> None:
-    readouts, subject, deltas = states(1, 3, 2, 1), states(2, 3), states(3, 3)
-    plain = loss_of((4,), LossConfig(0, 0), value_norm)(readouts, subject, deltas)
-    terms = loss_of((4,), LossConfig(0, decay), value_norm)(readouts, subject, deltas)
+    readouts, kept, deltas = states(1, 3, 2, 1), states(2, 3, KEPT), states(3, 3)
+    plain = loss_of((4,), LossConfig(0, 0), value_norm)(readouts, kept, deltas)
+    terms = loss_of((4,), LossConfig(0, decay), value_norm)(readouts, kept, deltas)
     wanted = decay * torch.linalg.vector_norm(torch.from_numpy(deltas), dim=-1) / value_norm**2
     np.testing.assert_allclose(terms.total - plain.total, wanted.numpy(), rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def test_target_probability_is_the_rows_mean_of_geometric_means_when_target_has_several_tokens() -> None:
     target, readouts = (3, 7), states(1, 2, 4, 2)
-    terms = loss_of(target, LossConfig())(readouts, states(2, 2), states(3, 2))
+    terms = loss_of(target, LossConfig())(readouts, states(2, 2, KEPT), states(3, 2))
     probabilities = F.softmax(logits_of(readouts), dim=-1)[:, :, [0, 1], list(target)]
     wanted = probabilities.prod(dim=-1).sqrt().mean(dim=-1)
     np.testing.assert_allclose(terms.target_probability, wanted.numpy(), atol=TOLERANCE)
@@ -99,9 +111,9 @@ def test_greedy_needs_every_token_on_top_when_target_has_several(place: int, oth
     logits = np.zeros((1, 2, 2, VOCABULARY), np.float32)
     logits[0, :, 0, 5] = logits[0, :, 1, 6] = 2.0
     logits[0, 1, place, 20] = 2.0 + other  # in the second row alone, one more token comes close or wins
-    uniform = np.full(VOCABULARY, -np.log(VOCABULARY), np.float32)
+    uniform = np.full((KEPT, VOCABULARY), -np.log(VOCABULARY), np.float32)
     loss = ReadoutLoss(lambda hidden: hidden, target, uniform, 1.0, LossConfig())
-    terms = loss(logits, np.zeros((1, VOCABULARY), np.float32), np.zeros((1, WIDTH), np.float32))
+    terms = loss(logits, np.zeros((1, KEPT, VOCABULARY), np.float32), np.zeros((1, WIDTH), np.float32))
     assert terms.greedy.tolist() == [[True, greedy]]
 
 
@@ -109,19 +121,19 @@ def test_greedy_is_the_argmax_when_states_are_any() -> None:
     readouts = states(1, 100, 3, 1)
     tops = logits_of(readouts).argmax(dim=-1)[..., 0]
     target = int(tops.mode().values[0])
-    terms = loss_of((target,), LossConfig())(readouts, states(2, 100), states(3, 100))
+    terms = loss_of((target,), LossConfig())(readouts, states(2, 100, KEPT), states(3, 100))
     assert terms.greedy.any()
     assert terms.greedy.tolist() == (tops == target).tolist()
 
 
 def test_terms_are_those_of_single_deltas_when_states_need_several_chunks() -> None:
-    target, n = (3, 0), 70  # 70 subject rows and 280 read-outs: more than one chunk of 64 of both, none full at the end
-    readouts, subject, deltas = states(1, n, 2, 2), states(2, n), states(3, n)
+    target, n = (3, 0), 70  # 280 read-outs: more than one chunk of 64, the last not full; 210 more of the kept row
+    readouts, kept, deltas = states(1, n, 2, 2), states(2, n, KEPT), states(3, n)
     head = Head()
-    together = loss_of(target, LossConfig(), head=head)(readouts, subject, deltas)
-    assert max(head.sizes) <= 64 < sum(head.sizes) == 280 + 70
+    together = loss_of(target, LossConfig(), head=head)(readouts, kept, deltas)
+    assert max(head.sizes) <= 64 < sum(head.sizes) == 280 + 210
     one = loss_of(target, LossConfig())
-    singles = [one(readouts[i : i + 1], subject[i : i + 1], deltas[i : i + 1]) for i in range(n)]
+    singles = [one(readouts[i : i + 1], kept[i : i + 1], deltas[i : i + 1]) for i in range(n)]
     # A product with more rows may sum in another order.
     for name in ("total", "token_log_probs"):
         wanted = np.concatenate([getattr(terms, name) for terms in singles])
@@ -130,7 +142,7 @@ def test_terms_are_those_of_single_deltas_when_states_need_several_chunks() -> N
 
 
 def test_terms_have_the_shape_of_the_rows_when_evaluated() -> None:
-    terms = loss_of((3, 0, 1), LossConfig())(states(1, 4, 5, 3), states(2, 4), states(3, 4))
+    terms = loss_of((3, 0, 1), LossConfig())(states(1, 4, 5, 3), states(2, 4, KEPT), states(3, 4))
     assert isinstance(terms, LossTerms)
     assert terms.total.shape == terms.nll.shape == terms.target_probability.shape == (4,)
     assert terms.total.dtype == np.float32
@@ -142,9 +154,9 @@ def test_terms_have_the_shape_of_the_rows_when_evaluated() -> None:
 def test_loss_is_finite_when_logits_are_huge(size: float) -> None:
     logits = np.zeros((1, 1, 1, VOCABULARY), np.float32)
     logits[..., 3] = size
-    before = log_softmax(np.zeros(VOCABULARY, np.float32))
+    before = log_softmax(np.zeros((KEPT, VOCABULARY), np.float32))
     loss = ReadoutLoss(lambda hidden: hidden, (3,), before, 1.0, LossConfig(kl_factor=0))
-    terms = loss(logits, logits[0, 0], np.zeros((1, WIDTH), np.float32))
+    terms = loss(logits, np.repeat(logits[0], KEPT, axis=1), np.zeros((1, WIDTH), np.float32))
     assert terms.total.tolist() == [0.0]
     assert terms.target_probability.tolist() == [1.0]
 

@@ -58,7 +58,7 @@ def test_relative_steps_are_a_share_of_the_values_norm(task: Task) -> None:
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_search_stops_at_success_when_asked(task: Task, asked: bool) -> None:
-    def learned(readouts: Any, subject: Any, deltas: Any) -> LossTerms:
+    def learned(readouts: Any, kept: Any, deltas: Any) -> LossTerms:
         n, rows, tokens, _ = readouts.shape
         done = bool(deltas.any())  # every delta but the first one
         log_probs = np.full((n, rows, tokens), np.log(0.9 if done else 0.1), np.float32)
