@@ -34,8 +34,8 @@ class Optimizer(StrEnum):
 class LossConfig:
     """Weights of the terms beside the target's negative log-likelihood (Meng et al. 2022, ROME, eq. 4).
 
-    ROME's code has a KL factor of 0.0625 and reads the subject's last token alone. Here "<subject> is a" is read at every
-    token from there on, which with twice the factor keeps other facts of the subject better.
+    ROME's code has a KL factor of 0.0625 and reads the subject's last token alone. Here "<subject> is a" is read at
+    every token from there on, which with twice the factor keeps other facts of the subject better.
     """
 
     kl_factor: float = 0.125
@@ -128,7 +128,7 @@ class GaussNewtonConfig:
         Length of a perturbation, relative to the norm of the value at the subject.
     jacobian_rows
         Rewriting rows that a column is read from at first, the bare prompt foremost: rows hardly differ in their
-        derivatives. Their number is doubled whenever an epoch brings no better delta.
+        derivatives. After an epoch without a better delta there are twice as many, and half the ``mu``.
     top_tokens
         Tokens of each read-out that the inner model keeps.
     damping
@@ -137,7 +137,7 @@ class GaussNewtonConfig:
         Nats for a delta as long as the value, growing with the square: a longer delta disturbs more of what the model
         knows.
     clamp
-        Largest norm of delta, relative to the value's.
+        Largest norm of delta, relative to the value's; a search that is stuck there gets up to twice as much.
     stop_probability
         Mean probability of the target over the rewriting rows at which the search ends, once greedy decoding yields the
         target in each.

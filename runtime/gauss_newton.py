@@ -21,12 +21,10 @@ from .lens import Lens
 from .linearised_loss import LinearisedLoss
 from .search import Look, Progress, SearchResult, SearchTask, within
 from .top_logits import TopLogits, top_logits
+from .trust import DAMPINGS, Trust
 
 Floats = NDArray[np.float32]
-_DAMPINGS = (4.0, 1.0, 0.25)  # tried together, relative to the current one
 _START_SCALES = (0.4, 0.6, 0.8, 1.0)  # lengths of the lens's start
-_REJECTED = 3.0  # the damping's growth when no step is better
-_GIVE_UP = 6  # epochs in a row without a better delta
 _FALL = 1e-3  # of the loss: less does not pay for an epoch
 _REFINEMENT_FALL = 0.02  # less does not pay for another step of the lens
 _LIKELY = 0.95  # a token of this probability asks for no directions of its own
@@ -86,12 +84,10 @@ class _Search:
         self._config = config
         self._lens = lens
         self._target = np.array(task.problem.rows.target)
-        self._limit = config.clamp * task.value_norm
         self._forwards = 0
         self._steps = 0
         self._looks: list[Look] = []
-        self._damping = config.damping
-        self._rows = config.jacobian_rows
+        self._trust = Trust.full(config)
         # The bare prompt is a group of its own: a subject that opens a text is another token than one within it.
         rows = len(task.problem.rows.rewriting)
         self._groups = np.minimum(np.arange(rows), 1)
@@ -130,17 +126,15 @@ class _Search:
             self._look(best)
         return best
 
+    @property
+    def _limit(self) -> float:
+        """Largest norm of delta."""
+        return self._trust.clamp * self._task.value_norm
+
     def _epochs(self, best: _Point) -> _Point:
-        failures = 0
-        while not (self._done(best) or self._exhausted() or failures == _GIVE_UP):
-            better = self._epoch(best)
+        while not (self._done(best) or self._exhausted() or self._trust.lost):
+            best = self._epoch(best) or best
             self._steps += 1
-            if better is None:
-                failures += 1
-                self._rows *= 2  # few rows while they lead somewhere, more once they disagree with the others
-            else:
-                failures = 0
-            best = better or best
             self._look(best)
         return best
 
@@ -150,15 +144,16 @@ class _Search:
         self._measure(point, self._lack(top))
         model = self._model(point, top)
         steps, coefficients = [], np.zeros(len(self._jacobian.basis), np.float32)
-        for factor in _DAMPINGS:
-            coefficients = model.minimise(self._damping * factor, coefficients)
+        for factor in DAMPINGS:
+            coefficients = model.minimise(self._trust.damping * factor, coefficients)
             steps.append(coefficients @ self._jacobian.basis)
         tried = self._evaluate(np.stack([within(point.delta + step, self._limit) for step in steps]))
         best = self._best(tried)
         if best.objective > point.objective - _FALL and not self._done(best):
-            self._damping *= _REJECTED
+            self._trust = self._trust.after_failure(float(np.linalg.norm(point.delta)) / self._task.value_norm)
+            self._jacobian.forget(len(self._jacobian.basis) // 2)  # old columns are the first to mislead
             return None
-        self._damping *= _DAMPINGS[tried.index(best)]
+        self._trust = self._trust.after_success(DAMPINGS[tried.index(best)])
         readouts = self._grouped((best.readouts - point.readouts)[None])[0]
         self._jacobian.correct(best.delta - point.delta, readouts, best.kept - point.kept)
         return best
@@ -182,8 +177,8 @@ class _Search:
 
     def _differences(self, point: _Point, directions: Floats) -> tuple[Floats, Floats]:
         """Return derivatives along directions [k, D], of the read-outs [k, G, t, D] and of the kept row [k, K, D]."""
-        rows = self._rows
-        length = np.float32(self._config.mu * self._task.value_norm)
+        rows = self._trust.rows
+        length = np.float32(self._trust.mu * self._task.value_norm)
         readouts, kept = self._task.problem.readouts(point.delta + length * directions, rows)
         self._forwards += len(directions)
         return self._grouped(readouts - point.readouts[:rows]) / length, (kept - point.kept) / length

@@ -45,8 +45,9 @@ class Jacobian:
 
     def forget(self, keep: int) -> None:
         """Drop the oldest columns beyond ``keep``: what they say is no longer true, and it would be believed."""
-        self.basis = self.basis[-keep:]
-        self.readouts, self.kept = self.readouts[..., -keep:], self.kept[..., -keep:]
+        first = max(len(self.basis) - keep, 0)
+        self.basis = self.basis[first:]
+        self.readouts, self.kept = self.readouts[..., first:], self.kept[..., first:]
 
     def correct(self, step: Floats, readouts: Floats, kept: Floats) -> None:
         """Make the Jacobian agree with the changes [G, t, D] and [K, D] that a step [D] within the basis brought."""
