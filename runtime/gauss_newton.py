@@ -35,7 +35,7 @@ _COMPETITORS = 2
 class _Point:
     """A delta that was evaluated: its read-outs [R, t, D], the kept row's [K, D], and its loss.
 
-    ``objective`` is the loss with the penalty of length.
+    ``objective`` is the loss with the penalty of length; ``safe`` tells whether every row yields the target with a margin.
     """
 
     delta: Floats
@@ -44,7 +44,7 @@ class _Point:
     loss: float
     objective: float
     probability: float
-    greedy: bool
+    safe: bool
 
 
 @dataclass(frozen=True)
@@ -253,6 +253,7 @@ class _Search:
 
     def _points(self, deltas: Floats, readouts: Floats, kept: Floats) -> list[_Point]:
         terms = self._task.loss(readouts, kept, deltas)
+        least = self._config.stop_probability / 2
         lengths = (deltas**2).sum(axis=-1) / self._task.value_norm**2
         objectives = terms.total + self._config.norm_penalty * lengths
         return [
@@ -261,7 +262,7 @@ class _Search:
                 float(terms.total[i]),
                 float(objectives[i]),
                 float(terms.target_probability[i]),
-                bool(terms.greedy[i].all()),
+                bool(terms.greedy[i].all() and terms.row_probabilities[i].min() >= least),
             )
             for i, parts in enumerate(zip(deltas, readouts, kept, strict=True))
         ]
@@ -277,7 +278,7 @@ class _Search:
         return within(np.asarray(relative * self._task.value_norm, np.float32), self._limit)
 
     def _done(self, point: _Point) -> bool:
-        return point.greedy and point.probability >= self._config.stop_probability
+        return point.safe and point.probability >= self._config.stop_probability
 
     def _exhausted(self) -> bool:
         return self._steps >= self._config.steps or self._forwards >= self._config.forwards

@@ -38,9 +38,14 @@ class LossTerms:
         return np.asarray(-self.token_log_probs.mean(axis=(1, 2)))
 
     @property
+    def row_probabilities(self) -> Floats:
+        """[N, R] the target's probability in each rewriting row, as the geometric mean of its tokens'."""
+        return np.asarray(np.exp(self.token_log_probs.mean(axis=2)))
+
+    @property
     def target_probability(self) -> Floats:
-        """[N] mean over the rewriting rows of the target's probability, as the geometric mean of its tokens'."""
-        return np.asarray(np.exp(self.token_log_probs.mean(axis=2)).mean(axis=1))
+        """[N] their mean over the rows."""
+        return np.asarray(self.row_probabilities.mean(axis=1))
 
 
 def log_softmax(logits: Floats) -> Floats:
