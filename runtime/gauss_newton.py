@@ -35,7 +35,7 @@ _COMPETITORS = 2
 class _Point:
     """A delta that was evaluated: its read-outs [R, t, D], the kept row's [K, D], and its loss.
 
-    ``objective`` is the loss with the penalty of length; ``safe`` tells whether every row yields the target with a margin.
+    ``objective`` is the loss with the penalty of length; ``safe`` tells whether every row yields the target clearly.
     """
 
     delta: Floats

@@ -1,17 +1,30 @@
-"""What the tests of the numerics share: the tiny Llama in the runtime, and the same weights in transformers."""
+"""What the tests of the numerics share: the tiny Llama in the runtime and in transformers, tasks of a search on it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from mobiedit.runtime import open_bundle
-from mobiedit.runtime.bundle_layout import TOKENIZER
-from mobiedit.runtime.decoder import Decoder
+from mobiedit.runtime.bundle_layout import KEY_STATISTICS, LENS, TOKENIZER
+from mobiedit.runtime.bundle_parts import read_tensors
+from mobiedit.runtime.configuration import LossConfig
+from mobiedit.runtime.costs import CostMeter
+from mobiedit.runtime.decoder import Decoder, Slots
+from mobiedit.runtime.edit_problem import EditProblem, Floats, prefill
+from mobiedit.runtime.lens import Lens
 from mobiedit.runtime.manifest import Manifest, read_manifest
+from mobiedit.runtime.prompt_rows import EditRequest, build_rows
+from mobiedit.runtime.rank_one import rank_one_direction
+from mobiedit.runtime.readout_loss import LossTerms, ReadoutLoss, log_softmax
+from mobiedit.runtime.search import SearchTask
 from mobiedit.runtime.tokenizer import Tokenizer
+from tests.runtime.gauss_newton_case import REQUESTS, Case
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +50,56 @@ def llama_model(llama: Path) -> LlamaForCausalLM:
     model = AutoModelForCausalLM.from_pretrained(llama).eval()
     assert isinstance(model, LlamaForCausalLM)
     return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def lens(fp32_bundle: Path) -> Lens:
+    """The FP32 bundle's lens."""
+    return Lens.read(fp32_bundle / LENS)
+
+
+@pytest.fixture
+def open_case(
+    decoder: Decoder, manifest: Manifest, byte_tokenizer: Tokenizer, fp32_bundle: Path
+) -> Callable[..., Case]:
+    """Return a function that opens the task of a request, as an edit does; by default all rows are searched on."""
+    inverse = read_tensors(fp32_bundle / KEY_STATISTICS)["inverse_covariance"]
+
+    def make(
+        request: EditRequest,
+        prefixes: tuple[str, ...] = manifest.row_prefixes,
+        target: tuple[int, ...] | None = None,
+    ) -> Case:
+        meter, asked, progress = CostMeter(), [], []
+        metered = decoder.metered(meter)
+        rows = build_rows(request, prefixes, byte_tokenizer, 32)
+        rows = replace(rows, target=target or rows.target)
+        slots = Slots.empty(manifest.slots, manifest.shape)
+        filled = prefill(metered, rows, slots)
+        value = filled.subject_value(rows)
+        direction = rank_one_direction(filled.subject_key(rows), inverse)
+        problem = EditProblem(metered, rows, filled, direction, slots, meter)
+
+        class Noted(ReadoutLoss):
+            def __call__(self, readouts: Floats, kept: Floats, deltas: Floats) -> LossTerms:
+                asked.extend(np.array(deltas))
+                return super().__call__(readouts, kept, deltas)
+
+        before = log_softmax(decoder.run_head(problem.initial_kept[0]))
+        loss = Noted(decoder.run_head, rows.target, before, float(np.linalg.norm(value)), LossConfig())
+        task = SearchTask(problem, loss, value, filled.subject_hidden(rows), metered, progress.append)
+        return Case(task, meter, asked, progress)
+
+    return make
+
+
+@pytest.fixture(params=REQUESTS)
+def case(request: pytest.FixtureRequest, open_case: Callable[..., Case]) -> Case:
+    """The task of each request."""
+    return open_case(REQUESTS[request.param])
+
+
+@pytest.fixture
+def bare(open_case: Callable[..., Case]) -> Case:
+    """One rewriting row, which even a model without training can be taught."""
+    return open_case(REQUESTS["one-token"], ("{}",))

@@ -3,112 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mobiedit.runtime import Bundle, EditConfig
-from mobiedit.runtime.bundle_layout import KEY_STATISTICS, LENS
-from mobiedit.runtime.bundle_parts import read_tensors
-from mobiedit.runtime.configuration import GaussNewtonConfig, LossConfig
-from mobiedit.runtime.costs import CostMeter
-from mobiedit.runtime.decoder import Decoder, Slots
-from mobiedit.runtime.edit_problem import EditProblem, Floats, prefill
 from mobiedit.runtime.gauss_newton import gauss_newton
 from mobiedit.runtime.lens import Lens
-from mobiedit.runtime.manifest import Manifest
-from mobiedit.runtime.prompt_rows import EditRequest, build_rows
-from mobiedit.runtime.rank_one import rank_one_direction
-from mobiedit.runtime.readout_loss import LossTerms, ReadoutLoss, log_softmax
-from mobiedit.runtime.search import Progress, SearchResult, SearchTask
-from mobiedit.runtime.tokenizer import Tokenizer
-
-REQUESTS = {
-    "one-token": EditRequest("The book of {} is", "Paris", "the"),
-    "several-tokens": EditRequest("The mother tongue of {} is", "Anna Miller", "old"),
-}
-SMALL = GaussNewtonConfig(steps=6, directions=8, top_tokens=32)
-REACHABLE = GaussNewtonConfig(directions=8, clamp=20.0, stop_probability=0.15)
-"""What weights without training can be taught: their values are short, and no direction does one thing alone."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A task, and what it counts."""
-
-    task: SearchTask
-    meter: CostMeter
-    asked: list[Floats]
-    """The deltas of every evaluation over all rows."""
-    progress: list[Progress]
-
-    def answer(self) -> Floats:
-        """Return the log-probabilities [V] of what follows the bare prompt."""
-        return log_softmax(self.task.decoder.run_head(self.task.problem.initial_readouts[0, 0, :1]))[0]
-
-    def loss(self, delta: Floats) -> LossTerms:
-        """Return the loss of one delta, uncounted."""
-        forwards = self.meter.forwards
-        terms = self.task.evaluate(delta[None])
-        self.meter.forwards = forwards
-        return terms
-
-
-@pytest.fixture(scope="session")
-def lens(fp32_bundle: Path) -> Lens:
-    return Lens.read(fp32_bundle / LENS)
-
-
-@pytest.fixture
-def open_case(
-    decoder: Decoder, manifest: Manifest, byte_tokenizer: Tokenizer, fp32_bundle: Path
-) -> Callable[..., Case]:
-    """Return a function that opens the task of a request, as an edit does; by default all rows are searched on."""
-    inverse = read_tensors(fp32_bundle / KEY_STATISTICS)["inverse_covariance"]
-
-    def make(
-        request: EditRequest,
-        prefixes: tuple[str, ...] = manifest.row_prefixes,
-        target: tuple[int, ...] | None = None,
-    ) -> Case:
-        meter, asked, progress = CostMeter(), [], []
-        metered = decoder.metered(meter)
-        rows = build_rows(request, prefixes, byte_tokenizer, 32)
-        rows = replace(rows, target=target or rows.target)
-        slots = Slots.empty(manifest.slots, manifest.shape)
-        filled = prefill(metered, rows, slots)
-        value = filled.subject_value(rows)
-        direction = rank_one_direction(filled.subject_key(rows), inverse)
-        problem = EditProblem(metered, rows, filled, direction, slots, meter)
-
-        class Noted(ReadoutLoss):
-            def __call__(self, readouts: Floats, kept: Floats, deltas: Floats) -> LossTerms:
-                asked.extend(np.array(deltas))
-                return super().__call__(readouts, kept, deltas)
-
-        before = log_softmax(decoder.run_head(problem.initial_kept[0]))
-        loss = Noted(decoder.run_head, rows.target, before, float(np.linalg.norm(value)), LossConfig())
-        task = SearchTask(problem, loss, value, filled.subject_hidden(rows), metered, progress.append)
-        return Case(task, meter, asked, progress)
-
-    return make
-
-
-@pytest.fixture(params=REQUESTS)
-def case(request: pytest.FixtureRequest, open_case: Callable[..., Case]) -> Case:
-    return open_case(REQUESTS[request.param])
-
-
-@pytest.fixture
-def bare(open_case: Callable[..., Case]) -> Case:
-    """One rewriting row, which even a model without training can be taught."""
-    return open_case(REQUESTS["one-token"], ("{}",))
-
-
-def losses_of(found: SearchResult) -> list[float]:
-    return [look.loss for look in found.looks]
+from tests.runtime.gauss_newton_case import REACHABLE, REQUESTS, SMALL, Case, losses_of
 
 
 def test_target_is_reached_when_there_is_one_row(bare: Case, lens: Lens) -> None:
@@ -170,25 +73,6 @@ def test_forwards_are_the_meters_when_searched(case: Case, lens: Lens) -> None:
     assert differences > 0
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5])
-def test_steps_are_no_more_than_allowed_when_the_target_is_far(steps: int, case: Case, lens: Lens) -> None:
-    found = gauss_newton(case.task, replace(SMALL, steps=steps, refinements=1), lens)
-    assert found.steps == steps
-    assert not found.stopped_early
-    assert [p.steps for p in case.progress] == [steps] * len(found.looks)
-    assert max(p.step for p in case.progress) <= steps
-
-
-@pytest.mark.parametrize("forwards", [1, 2, 3, 30])
-def test_no_epoch_begins_when_the_forwards_are_spent(forwards: int, case: Case, lens: Lens) -> None:
-    config = replace(SMALL, steps=80, forwards=forwards)
-    found = gauss_newton(case.task, config, lens)
-    epoch = SMALL.directions + 4
-    assert case.meter.forwards < max(forwards, 3) + epoch
-    assert not found.stopped_early
-    assert found.looks[-1].forwards <= case.meter.forwards
-
-
 @pytest.mark.parametrize("clamp", [0.05, 0.5])
 def test_delta_stays_within_the_clamp_when_the_lens_asks_for_more(clamp: float, case: Case, lens: Lens) -> None:
     good = gauss_newton(case.task, replace(SMALL, clamp=clamp), lens).delta / case.task.value_norm
@@ -199,45 +83,6 @@ def test_delta_stays_within_the_clamp_when_the_lens_asks_for_more(clamp: float, 
     lengths = [float(np.linalg.norm(delta)) for delta in (*case.asked, found.delta)]
     assert max(lengths) <= clamp * case.task.value_norm * (1 + 1e-6)  # the rounding of a norm
     assert max(lengths) == pytest.approx(clamp * case.task.value_norm, rel=1e-5)
-
-
-def test_search_stops_at_once_when_the_model_gives_the_target_already(
-    open_case: Callable[..., Case], lens: Lens
-) -> None:
-    probabilities = np.exp(open_case(REQUESTS["one-token"], ("{}",)).answer())
-    case = open_case(REQUESTS["one-token"], ("{}",), (int(probabilities.argmax()),))
-    found = gauss_newton(case.task, replace(SMALL, stop_probability=0.99 * float(probabilities.max())), lens)
-    assert (found.steps, found.stopped_early) == (0, True)
-    assert not found.delta.any()
-    assert len(found.looks) == 1
-
-
-def test_search_goes_on_when_the_target_is_the_greedy_answer_but_improbable(
-    open_case: Callable[..., Case], lens: Lens
-) -> None:
-    probabilities = np.exp(open_case(REQUESTS["one-token"], ("{}",)).answer())
-    case = open_case(REQUESTS["one-token"], ("{}",), (int(probabilities.argmax()),))
-    found = gauss_newton(case.task, replace(SMALL, stop_probability=1.01 * float(probabilities.max())), lens)
-    assert (found.steps > 0, found.stopped_early) == (True, True)
-    assert found.looks[-1].target_probability > probabilities.max()
-
-
-def test_search_goes_on_when_the_target_is_probable_enough_but_not_greedy(case: Case, lens: Lens) -> None:
-    found = gauss_newton(case.task, replace(SMALL, stop_probability=1e-6), lens)
-    assert found.looks[0].target_probability > 1e-6
-    assert not case.loss(np.zeros_like(found.delta)).greedy.all()
-    assert found.steps > 0
-
-
-def test_search_takes_a_step_when_the_lenss_start_is_enough(bare: Case, lens: Lens) -> None:
-    """No step would say that the model gave the target already."""
-    found = gauss_newton(bare.task, REACHABLE, lens)
-    blank = {name: np.zeros_like(getattr(lens, name)) for name in ("start", "context")}
-    answer = (found.delta / bare.task.value_norm).astype(np.float16)
-    again = gauss_newton(bare.task, replace(REACHABLE, stop_probability=0.12), replace(lens, bias=answer, **blank))
-    assert (again.steps, again.stopped_early) == (1, True)
-    assert again.looks[-1].forwards == 4
-    assert again.delta.any()
 
 
 def test_start_is_left_alone_when_it_is_worse_than_none(case: Case, lens: Lens) -> None:

@@ -1,0 +1,46 @@
+"""An edit on the tiny real model as a task of the Gauss-Newton search, and what a test may ask of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mobiedit.runtime.configuration import GaussNewtonConfig
+from mobiedit.runtime.costs import CostMeter
+from mobiedit.runtime.edit_problem import Floats
+from mobiedit.runtime.prompt_rows import EditRequest
+from mobiedit.runtime.readout_loss import LossTerms, log_softmax
+from mobiedit.runtime.search import Progress, SearchResult, SearchTask
+
+REQUESTS = {
+    "one-token": EditRequest("The book of {} is", "Paris", "the"),
+    "several-tokens": EditRequest("The mother tongue of {} is", "Anna Miller", "old"),
+}
+SMALL = GaussNewtonConfig(steps=6, directions=8, top_tokens=32)
+REACHABLE = GaussNewtonConfig(directions=8, clamp=20.0, stop_probability=0.15)
+"""What weights without training can be taught: their values are short, and no direction does one thing alone."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A task, and what it counts."""
+
+    task: SearchTask
+    meter: CostMeter
+    asked: list[Floats]
+    """The deltas of every evaluation over all rows."""
+    progress: list[Progress]
+
+    def answer(self) -> Floats:
+        """Return the log-probabilities [V] of what follows the bare prompt."""
+        return log_softmax(self.task.decoder.run_head(self.task.problem.initial_readouts[0, 0, :1]))[0]
+
+    def loss(self, delta: Floats) -> LossTerms:
+        """Return the loss of one delta, uncounted."""
+        forwards = self.meter.forwards
+        terms = self.task.evaluate(delta[None])
+        self.meter.forwards = forwards
+        return terms
+
+
+def losses_of(found: SearchResult) -> list[float]:
+    return [look.loss for look in found.looks]
