@@ -99,7 +99,7 @@ class ZerothOrderConfig:
         if not all(math.isfinite(x) and x > 0 for x in (self.mu, self.learning_rate, self.clamp)):
             raise RequestError("mu, learning rate and clamp must be above 0: give positive numbers")
         if not all(0 <= x < 1 for x in (self.momentum, self.second_moment)):
-            raise RequestError("momentum and second moment must lie in 0 to 1, 1 left out: give for example 0.8")
+            raise RequestError("momentum and second moment must lie in 0 to 1, 1 left out: give for example 0.9")
         if self.seed < 0:
             raise RequestError("the seed must be 0 or more: give a whole number")
         if not 0 < self.stop_probability < 1:

@@ -253,7 +253,8 @@ class _Search:
 
     def _points(self, deltas: Floats, readouts: Floats, kept: Floats) -> list[_Point]:
         terms = self._task.loss(readouts, kept, deltas)
-        least = self._config.stop_probability / 2
+        probabilities = terms.target_probability
+        safe = terms.greedy.all(axis=1) & (terms.row_probabilities.min(axis=1) >= self._config.stop_probability / 2)
         lengths = (deltas**2).sum(axis=-1) / self._task.value_norm**2
         objectives = terms.total + self._config.norm_penalty * lengths
         return [
@@ -261,8 +262,8 @@ class _Search:
                 *parts,
                 float(terms.total[i]),
                 float(objectives[i]),
-                float(terms.target_probability[i]),
-                bool(terms.greedy[i].all() and terms.row_probabilities[i].min() >= least),
+                float(probabilities[i]),
+                bool(safe[i]),
             )
             for i, parts in enumerate(zip(deltas, readouts, kept, strict=True))
         ]

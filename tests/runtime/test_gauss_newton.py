@@ -116,6 +116,13 @@ def test_search_ends_when_directions_are_few_or_more_than_the_width(
     assert losses_of(found)[-1] < losses_of(found)[0]
 
 
+def test_search_gives_up_without_harm_when_there_is_one_direction(open_case: Callable[..., Case], lens: Lens) -> None:
+    case = open_case(REQUESTS["one-token"])
+    found = gauss_newton(case.task, replace(SMALL, directions=1, steps=90, forwards=10_000), lens)
+    assert (found.stopped_early, found.steps < 90) == (False, True)
+    assert losses_of(found)[-1] <= losses_of(found)[0]
+
+
 @pytest.mark.parametrize(
     "changes", [{"top_tokens": 10_000}, {"top_tokens": 1}, {"jacobian_rows": 99}, {"spare_directions": 99}]
 )
