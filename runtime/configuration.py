@@ -182,10 +182,6 @@ class EditConfig:
         What a forward reuses.
     stale_tokens
         Tokens of each row that the stale policy keeps, whatever they are.
-    strengths
-        How much of the update the rewriting rows feel in the search, in turn, the bare prompt first: the update reaches
-        other wordings of a prompt at .76 to 1.09 of its strength (ZsRE), and a delta that was found at 1 alone is lost
-        on them.
     max_target_tokens
         Longest answer that one value vector is asked to carry.
     force
@@ -198,14 +194,11 @@ class EditConfig:
     zeroth_order: ZerothOrderConfig = field(default_factory=ZerothOrderConfig)
     prefix_cache: PrefixCache = PrefixCache.EXACT
     stale_tokens: int = 10
-    strengths: tuple[float, ...] = (1.0, 0.85, 1.1)
     max_target_tokens: int = 32
     force: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what would find nothing."""
-        if not self.strengths or not all(math.isfinite(x) and x > 0 for x in self.strengths):
-            raise RequestError("strengths must be above 0: give for example 1, 0.85, 1.1")
+        """Refuse a combination that would find nothing."""
         if self.optimizer is Optimizer.GN and self.prefix_cache is PrefixCache.STALE:
             raise RequestError("the stale prefix cache is the zeroth-order search's: add --optimizer zo")
 

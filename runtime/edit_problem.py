@@ -1,8 +1,7 @@
 """One edit as a search problem: deltas in, hidden states at the read-outs out, with everything else computed once.
 
 The update adds ``(direction . key) delta`` to every value. At the subject's last token that is about delta; the
-search adds just this, there and at the tokens behind it, so that what it finds is what the update will do; some rows
-get a little more or less of it, as other wordings of the prompt will. The layers
+search adds just this, there and at the tokens behind it, so that what it finds is what the update will do. The layers
 up to the edit layer, and above it the tokens before the subject's last one, do not depend on delta: keeping them is
 exact.
 """
@@ -160,8 +159,7 @@ class EditProblem:
         self._policy = prefix_cache
         self._hidden = filled.edited.hidden
         behind_subject = np.arange(self._hidden.shape[1]) >= rows.subjects[:, None]
-        strengths = np.array([row.strength for row in rows.all])[:, None]
-        self._scales = np.where(behind_subject, strengths * (filled.edited.keys @ direction), 0).astype(np.float32)
+        self._scales = np.where(behind_subject, filled.edited.keys @ direction, 0).astype(np.float32)
         first_readout = np.array([row.readouts[0] for row in rows.all])
         self._stale_starts = np.minimum(stale_tokens, first_readout)
         self.initial_readouts, self.initial_kept = self._read(

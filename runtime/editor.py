@@ -131,7 +131,7 @@ def solve_edit(
         tokenizer.encode(request.fill(prompt))  # refused now rather than after the search
     meter = CostMeter()
     decoder = decoder.metered(meter)
-    rows = build_rows(request, prefixes, tokenizer, config.max_target_tokens, config.strengths)
+    rows = build_rows(request, prefixes, tokenizer, config.max_target_tokens)
     filled = prefill(decoder, rows, slots)
     key = filled.subject_key(rows)
     value = filled.subject_value(rows)

@@ -120,7 +120,7 @@ class _Search:
             step = self._scaled(self._lens.images(lack.errors).sum(axis=0))
             (tried,) = self._evaluate(within(best.delta + step, self._limit)[None])
             self._steps += 1
-            if tried.objective > best.objective - _REFINEMENT_FALL and not self._done(tried):
+            if tried.objective > best.objective - _REFINEMENT_FALL:
                 break
             best = tried
             self._look(best)

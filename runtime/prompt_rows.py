@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,14 +89,11 @@ class Row:
         Where the subject's last token stands: there delta is added.
     readouts
         Where the model's next-token distribution is read: in a rewriting row one place for each target token.
-    strength
-        How much of the update the search lets the row feel, 1 being what it will be.
     """
 
     ids: tuple[int, ...]
     subject_index: int
     readouts: tuple[int, ...]
-    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -141,11 +137,7 @@ def padded(texts: Sequence[Sequence[int]]) -> NDArray[np.int64]:
 
 
 def build_rows(
-    request: EditRequest,
-    prefixes: Sequence[str],
-    tokenizer: Tokenizer,
-    max_target_tokens: int,
-    strengths: Sequence[float] = (1.0,),
+    request: EditRequest, prefixes: Sequence[str], tokenizer: Tokenizer, max_target_tokens: int
 ) -> PromptRows:
     """Tokenize the rows of an edit.
 
@@ -155,8 +147,6 @@ def build_rows(
         Templates with ``{}`` where the prompt stands; the first is ``{}`` alone.
     max_target_tokens
         Longest target that is accepted.
-    strengths
-        Of the rewriting rows, in turn and from the first again.
 
     Raises
     ------
@@ -165,7 +155,7 @@ def build_rows(
     """
     rows = []
     target: tuple[int, ...] = ()
-    for prefix, strength in zip(prefixes, itertools.cycle(strengths), strict=False):
+    for prefix in prefixes:
         text = prefix.replace("{}", request.text)
         subject_end = prefix.index("{}") + request.prompt.index("{}") + len(request.subject)
         row, target = _rewriting_row(text, subject_end, request.target.strip(), tokenizer)
@@ -173,7 +163,7 @@ def build_rows(
             raise RequestError(
                 f"the target has {len(target)} tokens, at most {max_target_tokens} can be taught: shorten it"
             )
-        rows.append(replace(row, strength=strength))
+        rows.append(row)
     encoding = tokenizer.encode(f"{request.subject} is a")
     last = encoding.last_token_before(len(request.subject))
     kept = Row(encoding.ids, last, tuple(range(last, len(encoding.ids))))

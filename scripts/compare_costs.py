@@ -34,7 +34,7 @@ from scripts.support.backprop import BackpropConfig, backprop_search
 from scripts.support.bench_options import BenchOptions, bench_parameters, model_option
 from scripts.support.figures import row_of
 from scripts.support.host_model import HostModel, refuse_edits
-from scripts.support.published import PUBLISHED_STEPS, PublishedConfig, published_edit, published_search
+from scripts.support.published import PUBLISHED_LOSS, PUBLISHED_STEPS, PublishedConfig, published_search
 from scripts.support.tables import Cell, text_table
 
 COUNTED = ("forwards", "token_layers", "wall_s")
@@ -139,7 +139,7 @@ def _methods(host: HostModel, optimizers: Sequence[str], config: PublishedConfig
     return {
         **own,
         "backprop": Method(whole, backprop_search(host, BackpropConfig(), whole)),
-        PUBLISHED: Method(published_edit(PrefixCache.OFF), replace(search, search=clock), clock),
+        PUBLISHED: Method(replace(whole, loss=PUBLISHED_LOSS), replace(search, search=clock), clock),
     }
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import click
 
-from mobiedit.runtime import PrefixCache
+from mobiedit.runtime import EditConfig, PrefixCache
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
 from mobiedit.runtime.evaluation.commands import bench_and_print
 from scripts.support.bench_options import BenchOptions, bench_parameters
-from scripts.support.published import PublishedConfig, published_edit, published_search
+from scripts.support.published import PUBLISHED_LOSS, PublishedConfig, published_search
 
 _DEFAULTS = PublishedConfig()
 
@@ -46,7 +46,7 @@ def main(prefix_cache: str, **given: Any) -> None:  # noqa: ANN401 - click gives
     own = {name: given.pop(name) for name in PublishedConfig.__dataclass_fields__.keys() & given.keys() - {"seed"}}
     options = BenchOptions(**given)
     config = PublishedConfig(**own, seed=options.seed)
-    edit = published_edit(PrefixCache(prefix_cache))
+    edit = EditConfig(loss=PUBLISHED_LOSS, prefix_cache=PrefixCache(prefix_cache))
     document = bench_and_print(
         options.open(),
         options.read(),

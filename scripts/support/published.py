@@ -21,19 +21,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from mobiedit.runtime import EditConfig, LossConfig, PrefixCache
+from mobiedit.runtime import EditConfig, LossConfig
 from mobiedit.runtime.evaluation import ForeignSearch
 from mobiedit.runtime.search import Look, Progress, SearchResult, SearchTask, within
 
 Floats = NDArray[np.float32]
 
 PUBLISHED_STEPS = 600
-
-
-def published_edit(prefix_cache: PrefixCache) -> EditConfig:
-    """Return the settings of an edit by the published search: its loss, and the update's own strength in all rows."""
-    loss = LossConfig(kl_factor=0.0625, weight_decay=1e-3)
-    return EditConfig(loss=loss, prefix_cache=prefix_cache, strengths=(1.0,))
+PUBLISHED_LOSS = LossConfig(kl_factor=0.0625, weight_decay=1e-3)
 
 
 @dataclass(frozen=True)

@@ -92,12 +92,6 @@ def test_loss_is_refused_when_it_rewards_what_it_should_punish(changes: dict[str
         LossConfig(**changes)
 
 
-@pytest.mark.parametrize("strengths", [(), (1.0, 0.0), (1.0, float("nan"))])
-def test_strengths_are_refused_when_a_row_would_feel_nothing(strengths: tuple[float, ...]) -> None:
-    with pytest.raises(RequestError, match=r"strengths must be above 0: give for example 1, 0\.85, 1\.1"):
-        EditConfig(strengths=strengths)
-
-
 @pytest.mark.parametrize("option", [["--learning-rate", "0.1"], ["--check-every", "2"]])
 def test_option_is_refused_in_one_line_when_gauss_newton_has_no_use_for_it(
     option: list[str], fp32_bundle: Path

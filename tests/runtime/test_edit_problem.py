@@ -52,7 +52,7 @@ class Case:
 def case(
     request: pytest.FixtureRequest, decoder: Decoder, manifest: Manifest, byte_tokenizer: Tokenizer, fp32_bundle: Path
 ) -> Case:
-    rows = build_rows(REQUESTS[request.param], manifest.row_prefixes, byte_tokenizer, 32, (1.0, 0.85, 1.1))
+    rows = build_rows(REQUESTS[request.param], manifest.row_prefixes, byte_tokenizer, 32)
     rng = np.random.default_rng(4)
     slots = Slots.empty(manifest.slots, manifest.shape).with_edit(
         0,
@@ -107,9 +107,8 @@ def test_readouts_equal_the_real_model_when_delta_is_added_from_the_subject_on(
     readouts, kept = case.open(policy).readouts(deltas)
     for n, delta in enumerate(deltas):
         states = [
-            real_states(llama_model, manifest, case, row.ids, row.subject_index, case.direction, felt)
+            real_states(llama_model, manifest, case, row.ids, row.subject_index, case.direction, delta)
             for row in case.rows.all
-            for felt in [np.float32(row.strength) * delta]
         ]
         for r, row in enumerate(case.rows.rewriting):
             np.testing.assert_allclose(readouts[n, r], states[r][list(row.readouts)], atol=TOLERANCE)

@@ -72,14 +72,6 @@ def test_kept_row_is_read_from_the_subjects_last_token_on_when_subject_is_any(
     assert len(row.readouts) >= 3  # the subject, "is" and "a"
 
 
-def test_strengths_go_round_the_rewriting_rows_when_they_are_fewer(byte_tokenizer: Tokenizer) -> None:
-    request = EditRequest("The mother tongue of {} is", "Anna", "Greek")
-    rows = build_rows(request, ("{}", *PREFIXES[1:2] * 4), byte_tokenizer, 64, (1.0, 0.85, 1.1))
-    assert [row.strength for row in rows.rewriting] == [1.0, 0.85, 1.1, 1.0, 0.85]
-    assert rows.kept.strength == 1.0
-    assert {row.strength for row in build_rows(request, PREFIXES, byte_tokenizer, 64).rewriting} == {1.0}
-
-
 @pytest.mark.parametrize("target", ["Paris", "Los Angeles", "Émile", "42", "東京", "¡olé!"])
 def test_bare_row_is_the_prompts_own_tokens_and_the_targets_when_target_is_any(
     target: str, byte_tokenizer: Tokenizer
