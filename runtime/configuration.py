@@ -141,10 +141,6 @@ class GaussNewtonConfig:
     stop_probability
         Mean probability of the target over the rewriting rows at which the search ends, once greedy decoding yields the
         target in each, with at least half of it: a target that leads by a hair is lost to the next rounding.
-    stop_divergence
-        What the kept row may cost at that point, in nats of the loss: otherwise the search goes on, since a start of
-        the lens often yields the target but spoils the subject's other facts. When the search gets no further, it ends
-        with what it has.
     """
 
     steps: int = 150
@@ -159,8 +155,7 @@ class GaussNewtonConfig:
     damping: float = 1.0
     norm_penalty: float = 0.02
     clamp: float = 4.0
-    stop_probability: float = 0.6
-    stop_divergence: float = 0.5
+    stop_probability: float = 0.8
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be searched with."""
@@ -171,8 +166,8 @@ class GaussNewtonConfig:
             raise RequestError("refinements and spare_directions must be 0 or more: give whole numbers")
         if not (math.isfinite(self.norm_penalty) and self.norm_penalty >= 0):
             raise RequestError("the norm penalty must be 0 or more: give a number")
-        if not all(math.isfinite(x) and x > 0 for x in (self.mu, self.damping, self.clamp, self.stop_divergence)):
-            raise RequestError("mu, damping, clamp and stop_divergence must be above 0: give positive numbers")
+        if not all(math.isfinite(x) and x > 0 for x in (self.mu, self.damping, self.clamp)):
+            raise RequestError("mu, damping and clamp must be above 0: give positive numbers")
         if not 0 < self.stop_probability < 1:
             raise RequestError("the stop probability must lie between 0 and 1: give for example 0.8")
 

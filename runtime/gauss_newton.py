@@ -35,8 +35,7 @@ _COMPETITORS = 2
 class _Point:
     """A delta that was evaluated: its read-outs [R, t, D], the kept row's [K, D], and its loss.
 
-    ``objective`` is the loss with the penalty of length; ``yields`` tells whether every row yields the target clearly,
-    ``done`` whether the kept row is left alone besides.
+    ``objective`` is the loss with the penalty of length; ``safe`` tells whether every row yields the target clearly.
     """
 
     delta: Floats
@@ -45,8 +44,7 @@ class _Point:
     loss: float
     objective: float
     probability: float
-    yields: bool
-    done: bool
+    safe: bool
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,6 @@ class _Search:
         self._steps = 0
         self._looks: list[Look] = []
         self._trust = Trust.full(config)
-        self._found: _Point | None = None  # the best one that yields the target, done or not
         # The bare prompt is a group of its own: a subject that opens a text is another token than one within it.
         rows = len(task.problem.rows.rewriting)
         self._groups = np.minimum(np.arange(rows), 1)
@@ -107,26 +104,23 @@ class _Search:
         (before,) = self._points(np.zeros((1, len(first)), np.float32), problem.initial_readouts, problem.initial_kept)
         self._look(before)
         best = before
-        if not before.done:
+        if not self._done(before):
             self._steps = 1  # the start is one: no step would say that there was nothing to teach
             starts = self._evaluate(np.stack([np.float32(scale) * first for scale in _START_SCALES]))
             best = self._epochs(self._refine(self._best([before, *starts])))
-        if not best.done and self._found:
-            best = self._found
-            self._look(best)
-        return SearchResult(best.delta, self._steps, best.yields, tuple(self._looks))
+        return SearchResult(best.delta, self._steps, self._done(best), tuple(self._looks))
 
     def _refine(self, best: _Point) -> _Point:
         """Take steps of the lens alone for as long as they help."""
         self._look(best)
         for _ in range(self._config.refinements):
-            if best.done or self._exhausted():
+            if self._done(best) or self._exhausted():
                 break
             lack = self._lack(self._top(best.readouts))
             step = self._scaled(self._lens.images(lack.errors).sum(axis=0))
             (tried,) = self._evaluate(within(best.delta + step, self._limit)[None])
             self._steps += 1
-            if tried.objective > best.objective - _REFINEMENT_FALL and not tried.done:
+            if tried.objective > best.objective - _REFINEMENT_FALL:
                 break
             best = tried
             self._look(best)
@@ -138,7 +132,7 @@ class _Search:
         return self._trust.clamp * self._task.value_norm
 
     def _epochs(self, best: _Point) -> _Point:
-        while not (best.done or self._exhausted() or self._trust.lost):
+        while not (self._done(best) or self._exhausted() or self._trust.lost):
             best = self._epoch(best) or best
             self._steps += 1
             self._look(best)
@@ -155,7 +149,7 @@ class _Search:
             steps.append(coefficients @ self._jacobian.basis)
         tried = self._evaluate(np.stack([within(point.delta + step, self._limit) for step in steps]))
         best = self._best(tried)
-        if best.objective > point.objective - _FALL and not best.done:
+        if best.objective > point.objective - _FALL and not self._done(best):
             self._trust = self._trust.after_failure(float(np.linalg.norm(point.delta)) / self._task.value_norm)
             self._jacobian.forget(len(self._jacobian.basis) // 2)  # old columns are the first to mislead
             return None
@@ -260,35 +254,32 @@ class _Search:
     def _points(self, deltas: Floats, readouts: Floats, kept: Floats) -> list[_Point]:
         terms = self._task.loss(readouts, kept, deltas)
         probabilities = terms.target_probability
-        clear = terms.row_probabilities.min(axis=1) >= self._config.stop_probability / 2
-        yields = terms.greedy.all(axis=1) & clear & (probabilities >= self._config.stop_probability)
-        done = yields & (terms.divergence <= self._config.stop_divergence)
+        safe = terms.greedy.all(axis=1) & (terms.row_probabilities.min(axis=1) >= self._config.stop_probability / 2)
         lengths = (deltas**2).sum(axis=-1) / self._task.value_norm**2
         objectives = terms.total + self._config.norm_penalty * lengths
-        points = [
+        return [
             _Point(
                 *parts,
                 float(terms.total[i]),
                 float(objectives[i]),
                 float(probabilities[i]),
-                bool(yields[i]),
-                bool(done[i]),
+                bool(safe[i]),
             )
             for i, parts in enumerate(zip(deltas, readouts, kept, strict=True))
         ]
-        found = [point for point in (self._found, *points) if point and point.yields]
-        self._found = min(found, key=lambda point: point.objective, default=None)
-        return points
 
     def _best(self, points: list[_Point]) -> _Point:
         """Return the shortest delta that is good enough, or else the best one."""
-        done = [point for point in points if point.done]
+        done = [point for point in points if self._done(point)]
         if done:
             return min(done, key=lambda point: float(np.linalg.norm(point.delta)))
         return min(points, key=lambda point: point.objective)
 
     def _scaled(self, relative: Floats) -> Floats:
         return within(np.asarray(relative * self._task.value_norm, np.float32), self._limit)
+
+    def _done(self, point: _Point) -> bool:
+        return point.safe and point.probability >= self._config.stop_probability
 
     def _exhausted(self) -> bool:
         return self._steps >= self._config.steps or self._forwards >= self._config.forwards

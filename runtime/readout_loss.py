@@ -22,8 +22,6 @@ class LossTerms:
     ----------
     total
         [N] what the search minimises.
-    divergence
-        [N] the kept row's part of it, in nats.
     token_log_probs
         [N, R, t] log-probability of each target token in each rewriting row.
     greedy
@@ -31,7 +29,6 @@ class LossTerms:
     """
 
     total: Floats
-    divergence: Floats
     token_log_probs: Floats
     greedy: NDArray[np.bool_]
 
@@ -111,14 +108,11 @@ class ReadoutLoss:
             log_probs[part] = chosen - top - np.log(np.exp(logits - top[:, None]).sum(axis=-1))
             greedy[part] = chosen >= top
         token_log_probs = log_probs.reshape(n, rows, tokens)
-        divergence = np.asarray(self.config.kl_factor * self._kept_kl(kept), np.float32)
+        kl = self._kept_kl(kept)
         decay = np.linalg.norm(deltas, axis=-1) / self._value_norm**2
-        total = -token_log_probs.mean(axis=(1, 2)) + divergence + self.config.weight_decay * decay
+        total = -token_log_probs.mean(axis=(1, 2)) + self.config.kl_factor * kl + self.config.weight_decay * decay
         return LossTerms(
-            total.astype(np.float32),
-            divergence,
-            token_log_probs,
-            np.asarray(greedy.reshape(n, rows, tokens).all(axis=2)),
+            total.astype(np.float32), token_log_probs, np.asarray(greedy.reshape(n, rows, tokens).all(axis=2))
         )
 
     def _kept_kl(self, kept: Floats) -> Floats:

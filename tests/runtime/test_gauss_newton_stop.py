@@ -16,19 +16,16 @@ from mobiedit.runtime.search import SearchResult
 from tests.runtime.gauss_newton_case import REACHABLE, REQUESTS, SMALL, Case
 
 Searching = Callable[..., tuple[SearchResult, list[Floats]]]
-HALF = replace(SMALL, steps=4, refinements=1, stop_probability=0.5, stop_divergence=0.3)
+HALF = replace(SMALL, steps=4, refinements=1, stop_probability=0.5)
 """The lens's start, a step of the lens, two epochs."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a point shall give: the target's probability in both rows, whether greedy decoding yields it there, and the
-    kept row's divergence.
-    """
+    """What a point shall give: the target's probability in both rows, and whether greedy decoding yields it there."""
 
     probabilities: tuple[float, float]
     greedy: tuple[bool, bool] = (True, True)
-    divergence: float = 0.0
 
 
 GOOD, IMPROBABLE, NOT_GREEDY = Rows((0.6, 0.45)), Rows((0.95, 0.1)), Rows((0.99, 0.99), (True, False))
@@ -52,9 +49,7 @@ def terms_of(points: tuple[Rows, ...], tokens: int = 1) -> LossTerms:
     """Return the terms of points whose rows give each of the target's tokens the row's probability."""
     log_probs = np.log(np.array([rows.probabilities for rows in points], np.float32))
     greedy = np.array([rows.greedy for rows in points])
-    divergence = np.array([rows.divergence for rows in points], np.float32)
-    total = divergence - log_probs.mean(axis=1)
-    return LossTerms(total, divergence, np.repeat(log_probs[..., None], tokens, axis=2), greedy)
+    return LossTerms(-log_probs.mean(axis=1), np.repeat(log_probs[..., None], tokens, axis=2), greedy)
 
 
 @pytest.fixture
@@ -137,24 +132,6 @@ def test_search_ends_at_the_first_step_that_fulfils_the_rule_when_none_did_befor
     assert found.looks[-1].target_probability == pytest.approx(sum(GOOD.probabilities) / 2)
     assert len(asked) == steps + 1
     assert any(np.array_equal(found.delta, delta) for delta in asked[-1])
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3])
-def test_search_goes_on_until_the_kept_row_is_left_alone_when_the_target_is_there_before(
-    steps: int, search: Searching
-) -> None:
-    """The lens's start often yields the target, and something else for every other question about the subject."""
-    found, asked = search((IMPROBABLE,), *[(replace(GOOD, divergence=0.31),)] * steps, (replace(GOOD, divergence=0.3),))
-    assert (found.steps, found.stopped_early) == (steps + 1, True)
-    assert any(np.array_equal(found.delta, delta) for delta in asked[-1])
-
-
-def test_best_point_with_the_target_is_taken_when_the_kept_row_is_never_left_alone(search: Searching) -> None:
-    spoilt, worse = replace(GOOD, divergence=1.0), replace(GOOD, divergence=2.0)
-    found, asked = search((IMPROBABLE,), (worse, spoilt, worse, IMPROBABLE), (IMPROBABLE,))
-    assert (found.steps, found.stopped_early) == (HALF.steps, True)
-    assert np.array_equal(found.delta, asked[1][1])
-    assert found.looks[-1].target_probability == pytest.approx(sum(GOOD.probabilities) / 2)
 
 
 def test_shortest_start_that_fulfils_the_rule_is_taken_when_some_do(search: Searching) -> None:

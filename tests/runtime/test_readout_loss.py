@@ -107,7 +107,7 @@ def test_target_probability_is_the_rows_mean_of_geometric_means_when_target_has_
 def test_row_probabilities_are_geometric_means_by_row_when_tokens_differ() -> None:
     tokens = [[[0.9, 0.1], [0.5, 0.5], [1.0, 0.04]], [[0.25, 0.64], [0.36, 1.0], [1.0, 1.0]]]  # [N, R, t]
     log_probs = np.log(np.array(tokens, np.float32))
-    terms = LossTerms(*np.zeros((2, 2), np.float32), log_probs, np.ones((2, 3), np.bool_))
+    terms = LossTerms(np.zeros(2, np.float32), log_probs, np.ones((2, 3), np.bool_))
     # Roundings of float32 logarithms of size 1.
     np.testing.assert_allclose(terms.row_probabilities, [[0.3, 0.5, 0.2], [0.4, 0.6, 1.0]], rtol=1e-6)
     np.testing.assert_allclose(terms.target_probability, [1 / 3, 2 / 3], rtol=1e-6)
