@@ -91,5 +91,5 @@ def require_close(comparison: Comparison) -> None:
         raise ExportError(
             f"the quantised graphs are off (cosine {comparison.mean_cosine:.4f}, "
             f"NLL change {comparison.nll_change:+.4f}; "
-            f"limits {MIN_COSINE} and {MAX_NLL_CHANGE:+}): give more --calibration-text, or a higher --precision"
+            f"limits {MIN_COSINE} and {MAX_NLL_CHANGE:+}): use --ranges minmax, more --samples, or a higher --precision"
         )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from mobiedit.calibration.activation_ranges import RangeMethod
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand, echo_json
 from mobiedit.runtime.errors import ExportError, RequestError
 
@@ -36,6 +38,12 @@ _LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
     help="What the bundle is for; qnn takes w8a16 only.",
 )
 @click.option(
+    "--ranges",
+    type=click.Choice([m.value for m in RangeMethod]),
+    help="How the activation ranges of w8a16 are chosen; minmax by default.",
+)
+@click.option("--samples", type=int, default=32, help="Lines of calibration text that the ranges are taken from.")
+@click.option(
     "--calibration-text",
     type=click.Path(path_type=Path),
     help="A file with one sentence a line; the project's own by default.",
@@ -58,13 +66,26 @@ _LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
 @click.option("--dry-run", is_flag=True, help="Print sizes and predicted peak memory, write nothing.")
 @click.option("--force", is_flag=True, help="Replace the bundle that is there, with its edits.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def main(model: str, out: Path, layer: str, dry_run: bool, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - click passes the options
+def main(
+    model: str,
+    out: Path,
+    layer: str,
+    precision: str,
+    target: str,
+    ranges: str | None,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,  # noqa: ANN401 - click passes the options
+) -> None:
     """Export MODEL: smollm2-135m, a local folder, a .gguf file, or a Hub id."""
     config = ExportConfig(
         model=model,
         out=out,
         layer=_layer(layer),
-        **{**options, "precision": Precision(options["precision"]), "target": Target(options["target"])},
+        precision=Precision(precision),
+        target=Target(target),
+        ranges=None if ranges is None else RangeMethod(ranges),
+        **options,
     )
     _prepare_libraries()
     # Imported late: torch and transformers take seconds, `--help` and a mistyped option should not.
@@ -123,12 +144,24 @@ def main(model: str, out: Path, layer: str, dry_run: bool, as_json: bool, **opti
         f"  {manifest.precision} graphs: cosine {written.mean_cosine:.4f}, NLL {written.nll:.3f} "
         f"{written.nll_change:+.4f}, on {written.tokens} held-out tokens"
     )
+    if chosen := manifest.statistics.get("ranges"):
+        for line in _range_lines(chosen):
+            click.echo(line)
 
 
 def _choice_line(choice: dict[str, Any], candidates: list[dict[str, Any]]) -> str:
     """Return the line that says what the edit layer was chosen by."""
     scores = ", ".join(f"{each['layer']}: {each['score']:.2f}" for each in candidates)
     return f"  edit layer: {choice['chosen']}, by {choice['facts']} facts in {choice['seconds']:.0f} s; scores {scores}"
+
+
+def _range_lines(chosen: dict[str, Any]) -> Iterator[str]:
+    """Return the table of the activation ranges: a line a graph."""
+    yield f"  activation ranges: {chosen['method']}, from {chosen['samples']} lines"
+    yield f"    {'graph':<8}{'tensors':>9}{'median bound':>15}{'largest bound':>15}{'clipped':>12}"
+    for graph, each in chosen["graphs"].items():
+        bounds = f"{each['median_bound']:>15.2f}{each['largest_bound']:>15.2f}"
+        yield f"    {graph:<8}{each['tensors']:>9}{bounds}{each['clipped']:>12.4%}"
 
 
 def _layer(text: str) -> int | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from mobiedit.calibration.activation_ranges import RangeMethod
 from mobiedit.runtime.errors import RequestError
 
 
@@ -37,6 +38,10 @@ class ExportConfig:
         The bundle to write.
     layer
         The edit layer, or None to choose it.
+    ranges
+        How activation ranges are chosen, or None for `RangeMethod.MIN_MAX`; for w8a16 alone.
+    samples
+        Lines of calibration text that the ranges are taken from.
     calibration_text
         A file with one sentence a line, or None for the project's own.
     dynamic_multiplier
@@ -54,6 +59,8 @@ class ExportConfig:
     layer: int | None = None
     precision: Precision = Precision.W8A16
     target: Target = Target.CPU
+    ranges: RangeMethod | None = None
+    samples: int = 32
     calibration_text: Path | None = None
     dynamic_multiplier: float = 10.0
     facts: Path | None = None
@@ -69,6 +76,13 @@ class ExportConfig:
             raise RequestError("--slots must be 1 or more: give the number of edits that the bundle shall hold")
         if self.lens_rows < 1:
             raise RequestError("--lens-rows must be 1 or more: 6000 is a good value")
+        if self.samples < 1:
+            raise RequestError("--samples must be 1 or more: 32 is a good value")
+        if self.ranges is not None and self.precision is not Precision.W8A16:
+            raise RequestError(
+                f"--ranges does not fit --precision {self.precision}, which has no static activations: "
+                "use --precision w8a16, or leave --ranges out"
+            )
         if not (math.isfinite(self.dynamic_multiplier) and self.dynamic_multiplier > 0):
             raise RequestError("--dynamic-multiplier must be above 0: 10 is a good value")
         if self.target is Target.QNN and self.precision is not Precision.W8A16:

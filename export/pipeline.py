@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mobiedit.calibration.activation_ranges import RangeConfig, RangeMethod
 from mobiedit.calibration.facts import facts_of_file
 from mobiedit.calibration.graph_inputs import record_graph_inputs
 from mobiedit.calibration.key_statistics import KeyStatistics
@@ -40,6 +41,7 @@ from .lens_stage import fit_export_lens
 from .npu_check import compare_on_npu, require_simulator
 from .plan import Plan, plan_export
 from .progress import Stages
+from .range_record import write_ranges
 from .static_quantisation import quantise_static
 from .token_rows import half_token_rows, token_rows
 from .weight_only import quantise_weights
@@ -57,7 +59,7 @@ ROW_PREFIXES = (
 MASK_VALUE = -100.0
 """What the attention mask adds: enough to hide a token, small enough for a 16-bit range."""
 
-_SINK_LINES, _RANGE_LINES, _CHECK_LINES, _CHECK_TOKENS = 12, 32, 32, 64
+_SINK_LINES, _CHECK_LINES, _CHECK_TOKENS = 12, 32, 64
 _QUANTISED = ("prefix", "suffix", "head")
 
 
@@ -143,13 +145,15 @@ class _Export:
             fp32 = self._compare("check the FP32 graphs", self._parts(work), sink.token)
             require_exact(fp32)
             lens = self._fit_lens(work, layer.statistics)
+            ranges = {}
             if self._config.precision is not Precision.FP32:
-                self._write_quantised(work)
+                ranges = self._write_quantised(work)
         written, canaries = self._check_written(fp32, sink.token)
         npu = self._check_npu() if self._config.target is Target.QNN else {}
         checks = {"fp32": fp32.to_dict(), "written": written.to_dict(), "sink_nll": sink.evidence, "npu_cosine": npu}
         keys = {"keys": layer.statistics.keys, "wanted": layer.statistics.wanted}
-        manifest = self._manifest(sink.token, canaries, {**keys, "layer": layer.evidence, "lens": lens}, checks)
+        statistics = {**keys, **ranges, "layer": layer.evidence, "lens": lens}
+        manifest = self._manifest(sink.token, canaries, statistics, checks)
         with self._stages.stage("write the manifest"):
             self._writer.finish(to_json(manifest))
         return ExportReport(manifest, fp32, written, layer.notes)
@@ -177,28 +181,33 @@ class _Export:
         save_tensors(work / CONSTANTS, {"inverse_frequencies": frequencies, **sink_tensors})
         save_tensors(work / EMBEDDING, token_rows(checkpoint))
 
-    def _write_quantised(self, work: Path) -> None:
-        """Write the bundle's graphs from the FP32 ones; constants and edit layer are the same."""
+    def _write_quantised(self, work: Path) -> dict[str, Any]:
+        """Write the bundle's graphs from the FP32 ones; constants and edit layer are the same.
+
+        Returns what the manifest's statistics say of them.
+        """
         folder = self._writer.folder
         for path in (work / CONSTANTS, *work.glob(f"{graph_file('edit')}*")):
             shutil.copy(path, folder)
         if self._config.precision is Precision.W8A16:
-            self._quantise_static(work)
-        else:
-            with self._stages.stage("quantise the weights", len(_QUANTISED)) as advance:
-                for graph in _QUANTISED:
-                    quantise_weights(work / graph_file(graph), folder / graph_file(graph))
-                    advance(1)
+            return {"ranges": self._quantise_static(work)}
+        with self._stages.stage("quantise the weights", len(_QUANTISED)) as advance:
+            for graph in _QUANTISED:
+                quantise_weights(work / graph_file(graph), folder / graph_file(graph))
+                advance(1)
+        return {}
 
-    def _quantise_static(self, work: Path) -> None:
-        texts = self._encode(_spread(self._lines, _RANGE_LINES))
+    def _quantise_static(self, work: Path) -> dict[str, Any]:
+        config, ranges = RangeConfig(self._config.ranges or RangeMethod.MIN_MAX), {}
+        texts = self._encode(_spread(self._lines, self._config.samples))
         with self._stages.stage("record activations", len(texts)) as advance:
             inputs = record_graph_inputs(self._parts(work), texts, self._config.slots, advance=advance)
         with self._stages.stage("quantise the graphs", len(_QUANTISED)) as advance:
             for graph in _QUANTISED:
                 name = graph_file(graph)
-                quantise_static(work / name, self._writer.folder / name, getattr(inputs, graph))
+                ranges[graph] = quantise_static(work / name, self._writer.folder / name, getattr(inputs, graph), config)
                 advance(1)
+        return write_ranges(self._writer.folder, ranges, config.method, len(texts))
 
     def _check_written(self, fp32: Comparison, sink: int) -> tuple[Comparison, tuple[str, ...]]:
         """Compare the bundle's graphs with the source model and choose the canaries; no session outlives this call."""

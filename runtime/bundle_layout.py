@@ -11,6 +11,8 @@ KEY_STATISTICS = "key_statistics.safetensors"
 """Tensor ``inverse_covariance`` [F, F], float32."""
 LENS = "lens.safetensors"
 """The fields of `Lens`, float16."""
+RANGES = "ranges.json"
+"""Activation ranges of the ``w8a16`` graphs: by graph and tensor its low and high end. A record; nothing reads it."""
 TOKENIZER = "tokenizer.json"
 EDITS = "edits"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from mobiedit.calibration.activation_ranges import TensorRange
 from mobiedit.export import pipeline
+from mobiedit.runtime.bundle_layout import RANGES
 
 
 @pytest.fixture(scope="session")
@@ -29,8 +32,13 @@ def written_graphs(fp32_bundle: Path, w8a16_bundle: Path, monkeypatch: pytest.Mo
         for path in bundle.glob(f"{target.name}*"):
             shutil.copy(path, target.parent)
 
+    def copy_static(source: Path, target: Path, *_: object) -> dict[str, TensorRange]:
+        copy(w8a16_bundle, target)
+        ends = json.loads((w8a16_bundle / RANGES).read_text())["graphs"][target.stem]
+        return {name: TensorRange(low, high) for name, (low, high) in ends.items()}
+
     monkeypatch.setattr(pipeline, "write_graph", lambda spec, path: copy(fp32_bundle, path))
-    monkeypatch.setattr(pipeline, "quantise_static", lambda source, target, feeds: copy(w8a16_bundle, target))
+    monkeypatch.setattr(pipeline, "quantise_static", copy_static)
 
 
 @pytest.fixture

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from mobiedit.calibration.activation_ranges import RangeMethod
 from mobiedit.export import pipeline
-from mobiedit.export.cli import _choice_line, main
+from mobiedit.export.cli import _choice_line, _range_lines, main
+from mobiedit.export.static_quantisation import quantise_static
 from mobiedit.runtime.manifest import read_manifest
 
 
@@ -125,6 +127,8 @@ def test_target_is_refused_in_one_line_when_the_npu_does_not_take_the_precision(
         ("--slots", "-3"),
         ("--lens-rows", "0"),
         ("--lens-rows", "-1"),
+        ("--samples", "0"),
+        ("--samples", "-2"),
         ("--dynamic-multiplier", "0"),
         ("--dynamic-multiplier", "-1"),
         ("--dynamic-multiplier", "nan"),
@@ -135,7 +139,19 @@ def test_number_is_refused_in_one_line_when_out_of_range(option: str, value: str
     assert_refused(run(llama, "--out", out, "--dry-run", option, value), option)
 
 
-@pytest.mark.parametrize("option", [["--precision", "fp16"], ["--target", "gpu"], ["--slots", "x"], ["--unknown"]])
+@pytest.mark.parametrize("precision", ["fp32", "w8"])
+@pytest.mark.parametrize("ranges", [method.value for method in RangeMethod])
+def test_ranges_are_refused_in_one_line_when_activations_are_not_static(
+    ranges: str, precision: str, llama: Path, out: Path
+) -> None:
+    result = run(llama, "--out", out, "--dry-run", "--ranges", ranges, "--precision", precision)
+    assert_refused(result, "use --precision w8a16, or leave --ranges out")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [["--precision", "fp16"], ["--target", "gpu"], ["--ranges", "entropy"], ["--slots", "x"], ["--unknown"]],
+)
 def test_option_is_refused_when_click_does_not_know_it(option: list[str], llama: Path, out: Path) -> None:
     result = run(llama, "--out", out, "--dry-run", *option)
     assert result.exit_code == 2
@@ -243,19 +259,52 @@ def test_lines_name_place_and_checks_when_exported(
     (tmp_path / "text").write_text("The cat sat on the mat.\nIt rained.\n")
     result = run(llama, "--out", out, "--layer", 1, *QUICK, "--calibration-text", tmp_path / "text")
     assert result.exit_code == 0, result.output
-    wrote, exact, lens, quantised = result.stdout.splitlines()
+    wrote, exact, lens, quantised, *ranges = result.stdout.splitlines()
     assert wrote == f"wrote {out}: {llama}, edit layer 1 of 4, w8a16"
     assert exact.startswith("  FP32 graphs against the source model: largest logit difference ")
     # The losses without delta, at the start, and after two steps.
     assert re.fullmatch(r"  lens: \d+\.\d MiB, 24 facts in \d+ s; [^:]+: \d+\.\d\d( -> \d+\.\d\d){3}", lens)
     assert quantised.startswith("  w8a16 graphs: cosine 0.99")
+    assert ranges[0] == "  activation ranges: minmax, from 2 lines"  # as many as there are
+    assert [line.split()[0] for line in ranges[1:]] == ["graph", "prefix", "suffix", "head"]
     assert [line for line in result.stderr.splitlines() if line.startswith("note: key statistics: ")]
+
+
+@pytest.mark.parametrize("ranges", ["percentile", "mse"])
+def test_graphs_pass_their_check_when_ranges_are_chosen_another_way(
+    ranges: str, llama: Path, out: Path, written_graphs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "quantise_static", quantise_static)  # not the session's graphs
+    result = run(llama, "--out", out, "--layer", 1, *QUICK, "--ranges", ranges, "--samples", 8, "--json")
+    assert result.exit_code == 0, result.output
+    stated = json.loads(result.stdout)["statistics"]["ranges"]
+    assert (stated["method"], stated["samples"]) == (ranges, 8)
+    clipped = [graph["clipped"] for graph in stated["graphs"].values()]
+    assert all(0 < share < 1e-3 for share in clipped) if ranges == "percentile" else not any(clipped)
+
+
+def test_other_ranges_are_the_remedy_when_clipping_loses_the_model(
+    llama: Path, out: Path, written_graphs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Half of the random model's tensors have values above 4, and no outliers that could be spared.
+    monkeypatch.setattr(pipeline, "quantise_static", quantise_static)
+    result = run(llama, "--out", out, "--layer", 1, *QUICK, "--ranges", "clip", "--samples", 8, "--json")
+    assert_refused(result, "use --ranges minmax")
 
 
 def test_line_of_the_choice_has_layer_and_scores_when_several_were_tried() -> None:
     candidates = [{"layer": 10, "score": 0.9167}, {"layer": 14, "score": 0.75}]
     line = _choice_line({"chosen": 10, "facts": 8, "seconds": 41.6}, candidates)
     assert line == "  edit layer: 10, by 8 facts in 42 s; scores 10: 0.92, 14: 0.75"
+
+
+def test_table_of_ranges_has_a_line_a_graph_when_ranges_were_chosen() -> None:
+    head = {"tensors": 2, "median_bound": 20.5, "largest_bound": 37.25, "clipped": 0.00125}
+    assert list(_range_lines({"method": "clip", "samples": 8, "graphs": {"head": head}})) == [
+        "  activation ranges: clip, from 8 lines",
+        "    graph     tensors   median bound  largest bound     clipped",
+        "    head            2          20.50          37.25     0.1250%",
+    ]
 
 
 def test_missing_libraries_are_named_in_one_line_when_only_the_runtime_is_installed(

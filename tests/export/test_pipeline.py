@@ -5,18 +5,21 @@ from __future__ import annotations
 import errno
 import hashlib
 import importlib.metadata
+import json
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from mobiedit.calibration.activation_ranges import RangeConfig, RangeMethod
 from mobiedit.calibration.text import held_out_text
 from mobiedit.export import check, pipeline
 from mobiedit.export.checkpoint import find_source, load_checkpoint
@@ -36,6 +39,7 @@ FILES = {
     "lens.safetensors",
     "tokenizer.json",
 }
+STATIC_FILES = {"ranges.json"}
 PRECISIONS = (Precision.FP32, Precision.W8A16)
 Contents = Callable[[Path], dict[str, str]]
 
@@ -76,8 +80,9 @@ def fail_with(error: BaseException) -> Callable[..., Any]:
 
 def test_manifest_lists_every_file_with_its_hash_when_written(any_bundle: Path) -> None:
     manifest = read_manifest(any_bundle)
-    assert {path.name for path in any_bundle.iterdir()} == FILES | {"manifest.json", "edits"}
-    assert manifest.files.keys() == FILES
+    files = FILES | STATIC_FILES if manifest.precision == "w8a16" else FILES
+    assert {path.name for path in any_bundle.iterdir()} == files | {"manifest.json", "edits"}
+    assert manifest.files.keys() == files
     for name, entry in manifest.files.items():
         content = (any_bundle / name).read_bytes()
         assert (entry.sha256, entry.size) == (hashlib.sha256(content).hexdigest(), len(content)), name
@@ -128,12 +133,45 @@ def test_checks_are_of_the_written_graphs_when_quantised(fp32_bundle: Path, w8a1
 
 def test_key_statistics_have_the_wanted_count_when_text_is_long_enough(any_bundle: Path) -> None:
     statistics = read_manifest(any_bundle).statistics
-    assert statistics.keys() == {"keys", "wanted", "multiplier", "lens", "layer"}
+    assert statistics.keys() - {"ranges"} == {"keys", "wanted", "multiplier", "lens", "layer"}
     assert statistics["layer"] == {"chosen": 1, "asked_for": True}
     assert (statistics["keys"], statistics["wanted"], statistics["multiplier"]) == (1280, 1280, 10.0)
     inverse = load_file(any_bundle / "key_statistics.safetensors")["inverse_covariance"]
     assert (inverse.shape, inverse.dtype) == ((128, 128), np.float32)
     assert np.linalg.eigvalsh(inverse.astype(np.float64)).min() > 0
+
+
+def test_ranges_are_in_a_file_and_summed_up_in_the_manifest_when_static(w8a16_bundle: Path) -> None:
+    record = json.loads((w8a16_bundle / "ranges.json").read_text())
+    stated = read_manifest(w8a16_bundle).statistics["ranges"]
+    assert (record["method"], record["samples"]) == (stated["method"], stated["samples"]) == ("minmax", 32)
+    assert record["graphs"].keys() == stated["graphs"].keys() == {"prefix", "suffix", "head"}
+    for graph, ends in record["graphs"].items():
+        bounds = [max(-low, high) for low, high in ends.values()]
+        assert all(low <= 0 <= high and low < high for low, high in ends.values())
+        expected = {"tensors": len(ends), "median_bound": median(bounds), "largest_bound": max(bounds)}
+        assert stated["graphs"][graph] == {**expected, "clipped": 0.0}
+
+
+def test_manifest_has_no_ranges_when_activations_are_not_static(fp32_bundle: Path) -> None:
+    assert "ranges" not in read_manifest(fp32_bundle).statistics
+
+
+def test_ranges_are_taken_from_the_lines_that_were_asked_for_when_quantised(
+    config: ExportConfig, written_graphs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    fake = pipeline.quantise_static
+
+    def watch(source: Path, target: Path, feeds: list[Any], ranges: RangeConfig) -> Any:
+        seen.append((len(feeds), ranges))
+        return fake(source, target, feeds, ranges)
+
+    monkeypatch.setattr(pipeline, "quantise_static", watch)
+    report = export(replace(config, ranges=RangeMethod.CLIP, samples=3))
+    assert seen == 3 * [(6, RangeConfig(RangeMethod.CLIP))]  # two pieces of each line
+    stated = report.manifest.statistics["ranges"]
+    assert (stated["method"], stated["samples"]) == ("clip", 3)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [(Precision.FP32, np.float32), (Precision.W8A16, np.float16)])
@@ -174,6 +212,7 @@ STAGES = (
     "require_exact",
     "record_graph_inputs",
     "quantise_static",
+    "write_ranges",
     "require_close",
     "measure_layer",
     "fit_export_lens",
@@ -231,7 +270,7 @@ def test_existing_bundle_is_replaced_with_its_edits_when_forced(
     assert read_manifest(bundle_path).precision == "fp32"
     export(replace(config, out=bundle_path, force=True))
     assert open_bundle(bundle_path).manifest.precision == "w8a16"
-    assert {path.name for path in bundle_path.iterdir()} == FILES | {"manifest.json", "edits"}
+    assert {path.name for path in bundle_path.iterdir()} == FILES | STATIC_FILES | {"manifest.json", "edits"}
     assert not list((bundle_path / "edits").iterdir())
     assert list(bundle_path.parent.iterdir()) == [bundle_path]
 

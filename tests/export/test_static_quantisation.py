@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from mobiedit.calibration.activation_ranges import RangeConfig
 from mobiedit.export.static_quantisation import quantise_static
 
 QUANTISED = ("prefix", "suffix", "head")
@@ -146,7 +147,7 @@ def test_data_file_of_the_working_folder_is_left_alone_when_it_has_the_same_name
     out.mkdir()
     rng = np.random.default_rng(0)
     hidden = rng.standard_normal((32, 64)).astype(np.float32)
-    quantise_static(fp32_bundle / "head.onnx", out / "head.onnx", [{"hidden": hidden}])
+    quantise_static(fp32_bundle / "head.onnx", out / "head.onnx", [{"hidden": hidden}], RangeConfig())
     assert stranger.read_bytes() == bytes(153600)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["head.onnx.data", "out"]
     assert sorted(path.name for path in out.iterdir()) == ["head.onnx", "head.onnx.data"]
