@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mobiedit.runtime.costs import CostMeter
 from mobiedit.runtime.decoder import Decoder, DecoderParts, Slots
-from mobiedit.runtime.execution import Graph
+from mobiedit.runtime.execution import Runnable
 
 Feeds = dict[str, NDArray[Any]]
 
@@ -28,17 +28,20 @@ class RecordedInputs:
     head: list[Feeds]
 
 
-class _Recorder(Graph):
+class _Recorder:
     """Stands in front of a graph and keeps what it is fed."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Runnable) -> None:
         self._graph = graph
         self.name, self.inputs, self.outputs = graph.name, graph.inputs, graph.outputs
         self.feeds: list[Feeds] = []
 
-    def run(self, feeds: Feeds) -> dict[str, NDArray[np.float32]]:
+    def run(self, feeds: Feeds, meter: CostMeter | None = None) -> dict[str, NDArray[np.float32]]:
         self.feeds.append(feeds)
-        return self._graph.run(feeds)
+        return self._graph.run(feeds, meter)
+
+    def placement(self) -> dict[str, int]:
+        return self._graph.placement()
 
 
 def record_graph_inputs(

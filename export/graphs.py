@@ -9,6 +9,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from mobiedit.runtime.bundle_layout import SEGMENT_OUTPUTS, segment_names
 from mobiedit.runtime.manifest import ModelShape
 
 from .segment import DecoderSegment, EditLayer, Head
@@ -40,9 +41,9 @@ def graph_specs(model: nn.Module, shape: ModelShape, layer: int, slots: int) -> 
         "deltas": (torch.randn(slots, shape.width), {}),
     }
     return {
-        "prefix": _segment_spec(prefix, shape, "residual_out"),
+        "prefix": _segment_spec(prefix, shape, SEGMENT_OUTPUTS["prefix"]),
         "edit": GraphSpec(EditLayer(layers[layer]), edit_inputs, ("hidden_out", "key", "value")),
-        "suffix": _segment_spec(suffix, shape, "hidden_out"),
+        "suffix": _segment_spec(suffix, shape, SEGMENT_OUTPUTS["suffix"]),
         "head": GraphSpec(
             Head(model.lm_head), {"hidden": (torch.randn(_TOKENS, shape.width), {0: "rows"})}, ("logits",)
         ),
@@ -72,19 +73,18 @@ def write_graph(spec: GraphSpec, path: Path) -> None:
 
 
 def _segment_spec(segment: DecoderSegment, shape: ModelShape, output: str) -> GraphSpec:
+    names, outputs = segment_names(output, segment.indices)
     factors = (_BATCH, 1, _TOKENS, shape.head_dim)
-    inputs: dict[str, tuple[Tensor, dict[int, str]]] = {
-        "hidden": (torch.randn(_BATCH, _TOKENS, shape.width), {0: "batch", 1: "tokens"}),
-        "cos": (torch.randn(factors), {0: "batch", 2: "tokens"}),
-        "sin": (torch.randn(factors), {0: "batch", 2: "tokens"}),
-        "mask": (torch.zeros(_BATCH, 1, _TOKENS, _PAST + _TOKENS), {0: "batch", 2: "tokens", 3: "total"}),
-    }
-    for index in segment.indices:
-        for part in "kv":
-            cached = torch.randn(_BATCH, shape.n_kv_heads, _PAST, shape.head_dim)
-            inputs[f"past_{part}.{index}"] = (cached, {0: "batch", 2: "past"})
-    new = tuple(f"new_{part}.{index}" for index in segment.indices for part in "kv")
-    return GraphSpec(segment, inputs, (output, *new))
+    inputs: list[tuple[Tensor, dict[int, str]]] = [
+        (torch.randn(_BATCH, _TOKENS, shape.width), {0: "batch", 1: "tokens"}),
+        (torch.randn(factors), {0: "batch", 2: "tokens"}),
+        (torch.randn(factors), {0: "batch", 2: "tokens"}),
+        (torch.zeros(_BATCH, 1, _TOKENS, _PAST + _TOKENS), {0: "batch", 2: "tokens", 3: "total"}),
+    ]
+    for _ in names[len(inputs) :]:
+        cached = torch.randn(_BATCH, shape.n_kv_heads, _PAST, shape.head_dim)
+        inputs.append((cached, {0: "batch", 2: "past"}))
+    return GraphSpec(segment, dict(zip(names, inputs, strict=True)), outputs)
 
 
 def _name_axes(path: Path, spec: GraphSpec) -> None:

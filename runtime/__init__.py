@@ -4,7 +4,7 @@ It needs numpy and ONNX Runtime, never torch.
 """
 
 from .bundle import Bundle, open_bundle
-from .configuration import EditConfig, ExecutionConfig, LossConfig, PrefixCache, ZerothOrderConfig
+from .configuration import EditConfig, ExecutionConfig, ExecutionProvider, LossConfig, PrefixCache, ZerothOrderConfig
 from .editor import EditResult
 from .errors import MobiEditError
 
@@ -13,6 +13,7 @@ __all__ = [
     "EditConfig",
     "EditResult",
     "ExecutionConfig",
+    "ExecutionProvider",
     "LossConfig",
     "MobiEditError",
     "PrefixCache",

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle_layout import EDITS, KEY_STATISTICS, LENS, TOKENIZER
+from .bundle_info import describe
+from .bundle_layout import EDITS, KEY_STATISTICS, LENS, NPU_PRECISION, TOKENIZER
 from .bundle_parts import load_parts, read_tensors
 from .configuration import EditConfig, ExecutionConfig, Optimizer
 from .costs import CostMeter
@@ -47,15 +48,23 @@ def open_bundle(path: str | Path, execution: ExecutionConfig | None = None, *, v
     ------
     BundleError
         When the bundle is missing, damaged, unsafe, or of a newer schema.
+    RequestError
+        When it is not of the precision that ``execution`` needs.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise BundleError(f"{folder} is not a folder: give the bundle that mobiedit-export wrote")
     if (folder / EDITS).is_symlink():
         raise BundleError(f"{folder / EDITS} is a link: put the folder itself there")
+    execution = execution or ExecutionConfig()
     manifest = read_manifest(folder)
+    if execution.target and manifest.precision != NPU_PRECISION:
+        raise RequestError(
+            f"the bundle is {manifest.precision}, the NPU takes {NPU_PRECISION} alone: export with --target qnn, "
+            "or use --ep cpu"
+        )
     verify_files(folder, manifest, hashes=verify)
-    return Bundle(folder, manifest, execution or ExecutionConfig())
+    return Bundle(folder, manifest, execution)
 
 
 class Bundle:
@@ -187,25 +196,8 @@ class Bundle:
             return edits[chosen]
 
     def info(self) -> dict[str, Any]:
-        """Return what the bundle is, as plain data."""
-        manifest, state = self.manifest, self._journal.read()
-        return {
-            "path": str(self.path),
-            "base": {"name": manifest.base.name, "architecture": manifest.base.architecture},
-            "layers": manifest.shape.n_layers,
-            "edit_layer": manifest.edit_layer,
-            "precision": manifest.precision,
-            "target": manifest.target,
-            "context": manifest.shape.context,
-            "execution_provider": "cpu",
-            "slots": {"used": len(state.edits), "total": manifest.slots},
-            "bytes": sum(entry.size for entry in manifest.files.values()),
-            "checks": manifest.checks,
-            "statistics": manifest.statistics,
-            "tools": manifest.tools,
-            "created": manifest.created,
-            "torn_journal_bytes": state.dropped_bytes,
-        }
+        """Return what the bundle is and what runs it, as plain data; see `describe`."""
+        return describe(self.path, self.manifest, self._journal.read(), self.execution, lambda: self.decoder.parts)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -222,7 +214,8 @@ class Bundle:
             manifest.edit_layer,
             manifest.mask_value,
             self.execution,
-            fold_weights=manifest.precision == "w8a16",
+            fold_weights=manifest.precision == NPU_PRECISION,
+            rows=len(manifest.row_prefixes) + 1,  # and the kept row
         )
         return Decoder(parts, CostMeter())
 

@@ -1,8 +1,12 @@
-"""The names of a bundle's files: the one place where both the exporter and the runtime look them up."""
+"""The names of a bundle's files and of its tensors: the one place where both the exporter and the runtime look."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 GRAPHS = ("prefix", "edit", "suffix", "head")
+SEGMENT_OUTPUTS = {"prefix": "residual_out", "suffix": "hidden_out"}
+"""What the hidden states of the two decoder segments are called."""
 CONSTANTS = "constants.safetensors"
 """Tensors ``inverse_frequencies`` [head_dim / 2]; ``sink_k.i``, ``sink_v.i`` [1, n_kv, 1, head_dim] of each layer."""
 EMBEDDING = "embedding.safetensors"
@@ -15,8 +19,25 @@ RANGES = "ranges.json"
 """Activation ranges of the ``w8a16`` graphs: by graph and tensor its low and high end. A record; nothing reads it."""
 TOKENIZER = "tokenizer.json"
 EDITS = "edits"
+NPU_PRECISION = "w8a16"
+"""What the manifest calls the precision of static 8-bit weights and 16-bit activations."""
 
 
 def graph_file(name: str) -> str:
     """Return the file name of a graph; its weights are in the same name with ``.data`` behind."""
     return f"{name}.onnx"
+
+
+def segment_names(output: str, layers: Iterable[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of a decoder segment's inputs and outputs, in order.
+
+    Parameters
+    ----------
+    output
+        What its hidden states are called, the first of the outputs.
+    layers
+        The model's layers that it has.
+    """
+    caches = [f"{part}.{layer}" for layer in layers for part in "kv"]
+    inputs = ("hidden", "cos", "sin", "mask", *(f"past_{cache}" for cache in caches))
+    return inputs, (output, *(f"new_{cache}" for cache in caches))

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from .bundle_layout import CONSTANTS, EMBEDDING, GRAPHS, graph_file
-from .configuration import ExecutionConfig
+from .configuration import ExecutionConfig, ExecutionProvider
 from .decoder import DecoderParts
 from .errors import BundleError
-from .execution import Graph
+from .execution import Graph, Runnable
 from .manifest import ModelShape
+from .static_graphs import static_graphs
 
 
 def load_parts(
@@ -24,8 +25,16 @@ def load_parts(
     config: ExecutionConfig,
     *,
     fold_weights: bool,
+    rows: int = 1,
 ) -> DecoderParts:
     """Open the four graphs and read the constants.
+
+    Parameters
+    ----------
+    fold_weights
+        As in `Graph`; the NPU does not fold.
+    rows
+        Of an edit: where shapes are fixed, one of them has so many.
 
     Raises
     ------
@@ -37,19 +46,18 @@ def load_parts(
     missing = [name for name in ("inverse_frequencies", *names) if name not in constants]
     if missing:
         raise BundleError(f"{CONSTANTS} lacks {missing[0]!r}: export the bundle again")
-    rows, unembedding = read_tensors(folder / EMBEDDING), "embedding" if shape.tied_head else "unembedding"
-    if absent := [name for name in ("embedding", unembedding) if name not in rows]:
+    vocabulary, unembedding = read_tensors(folder / EMBEDDING), "embedding" if shape.tied_head else "unembedding"
+    if absent := [name for name in ("embedding", unembedding) if name not in vocabulary]:
         raise BundleError(f"{EMBEDDING} lacks {absent[0]!r}: export the bundle again")
-    prefix, edit, suffix, head = (
-        Graph(folder / graph_file(name), config, fold_weights=fold_weights) for name in GRAPHS
-    )
+    graphs: dict[str, Runnable]
+    if config.provider is ExecutionProvider.QNN:
+        graphs = static_graphs(folder, shape, edit_layer, mask_value, rows, config)
+    else:
+        graphs = {name: Graph(folder / graph_file(name), config, fold_weights=fold_weights) for name in GRAPHS}
     return DecoderParts(
-        prefix=prefix,
-        edit=edit,
-        suffix=suffix,
-        head=head,
-        embedding=rows["embedding"],
-        unembedding=rows[unembedding],
+        **graphs,
+        embedding=vocabulary["embedding"],
+        unembedding=vocabulary[unembedding],
         inverse_frequencies=constants["inverse_frequencies"],
         sink=tuple(constants[name] for name in names),
         shape=shape,

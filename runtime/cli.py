@@ -12,7 +12,7 @@ import click
 from tqdm import tqdm
 
 from .bundle import open_bundle
-from .cli_support import CONTEXT_SETTINGS, ErrorGroup, bundle_argument, echo_json, threads_option
+from .cli_support import CONTEXT_SETTINGS, ErrorGroup, bundle_argument, echo_json, execution_options
 from .configuration import EditConfig, ExecutionConfig, LossConfig, Optimizer, PrefixCache, edit_config
 from .editor import EditResult
 from .evaluation.commands import bench
@@ -84,9 +84,16 @@ main.add_command(report)
     help="What a forward reuses.",
 )
 @click.option("--seed", type=int, help="Seed of the directions.")
-@threads_option
+@execution_options
 @json_option
-def edit(bundle: Path, prompt: str, subject: str, target: str, **options: Any) -> None:  # noqa: ANN401 - click passes the options
+def edit(
+    bundle: Path,
+    prompt: str,
+    subject: str,
+    target: str,
+    execution: ExecutionConfig,
+    **options: Any,  # noqa: ANN401 - click passes the options
+) -> None:
     """Teach BUNDLE a fact.
 
     The fact is committed only if it took and nothing else changed. Exit code 1 says that it did not pass, 2 that the
@@ -96,7 +103,7 @@ def edit(bundle: Path, prompt: str, subject: str, target: str, **options: Any) -
     loss = LossConfig(options["kl_factor"], options["weight_decay"])
     prefix_cache = PrefixCache(options["prefix_cache"])
     config = replace(config, loss=loss, prefix_cache=prefix_cache, force=options["force"])
-    opened = open_bundle(bundle, ExecutionConfig(options["threads"]))
+    opened = open_bundle(bundle, execution)
     with tqdm(total=config.steps, desc="search", unit="step", disable=options["as_json"] or None) as bar:
 
         def show(progress: Progress) -> None:
@@ -123,11 +130,11 @@ def edit(bundle: Path, prompt: str, subject: str, target: str, **options: Any) -
 @bundle_argument
 @click.argument("prompt")
 @click.option("--max-tokens", type=click.IntRange(1), default=32, help="Longest answer.")
-@threads_option
+@execution_options
 @json_option
-def ask(bundle: Path, prompt: str, max_tokens: int, threads: int, as_json: bool) -> None:
+def ask(bundle: Path, prompt: str, max_tokens: int, execution: ExecutionConfig, as_json: bool) -> None:
     """Let BUNDLE continue PROMPT, with all its edits."""
-    opened = open_bundle(bundle, ExecutionConfig(threads))
+    opened = open_bundle(bundle, execution)
     if as_json:
         echo_json({"prompt": prompt, "answer": opened.ask(prompt, max_tokens)})
         return
@@ -167,10 +174,11 @@ def undo(bundle: Path, edit_id: str | None, as_json: bool) -> None:
 
 @main.command()
 @bundle_argument
+@execution_options
 @json_option
-def info(bundle: Path, as_json: bool) -> None:
-    """Show what BUNDLE is: model, layer, precision, checks, slots."""
-    data = open_bundle(bundle, verify=False).info()
+def info(bundle: Path, execution: ExecutionConfig, as_json: bool) -> None:
+    """Show what BUNDLE is: model, layer, precision, checks, slots; with --ep qnn also which nodes run on the NPU."""
+    data = open_bundle(bundle, execution, verify=False).info()
     if as_json:
         echo_json(data)
         return
@@ -219,6 +227,7 @@ def _print_result(result: EditResult) -> None:
         f"  cost                {cost.forwards} forwards, {cost.token_layers:,} token-layers, {cost.wall_s:.1f} s, "
         f"{cost.peak_rss_bytes / 2**20:.0f} MiB"
     )
+    click.echo(f"  dispatches          {cost.dispatches:,}, {cost.io_bytes / 2**20:,.0f} MiB in and out")
     for failure in result.failures:
         click.echo(f"  failed: {failure}", err=not result.committed)
 

@@ -4,22 +4,60 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .errors import MobiEditError
+from .configuration import ExecutionConfig, ExecutionProvider
+from .errors import MobiEditError, RequestError
+from .qnn_options import QnnOptions
 
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 """Settings of every tool's commands."""
 
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
-threads_option = click.option(
-    "--threads", type=click.IntRange(0), default=0, help="Threads of a graph; 0 leaves the choice to ONNX Runtime."
-)
+
+
+def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of how graphs are run; it gets them as one argument, ``execution``."""
+
+    @click.option(
+        "--threads", type=click.IntRange(0), default=0, help="Threads of a graph; 0 leaves the choice to ONNX Runtime."
+    )
+    @click.option(
+        "--ep",
+        type=click.Choice([each.value for each in ExecutionProvider]),
+        default=ExecutionProvider.CPU.value,
+        help="What runs the graphs; qnn: Qualcomm's NPU, or its simulator.",
+    )
+    @click.option("--soc", help="The SoC that --ep qnn compiles for, as SM8650.")
+    @click.option(
+        "--qnn-option",
+        "qnn_options",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Set an option of QNN; may be repeated.",
+    )
+    @wraps(command)
+    def with_execution(
+        *args: object, threads: int, ep: str, soc: str | None, qnn_options: tuple[str, ...], **others: object
+    ) -> object:
+        qnn = QnnOptions.of(dict(_assignment(text) for text in qnn_options))
+        return command(*args, execution=ExecutionConfig(threads, ExecutionProvider(ep), soc, qnn), **others)
+
+    return with_execution
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise RequestError(f"{text!r} is not of the form NAME=VALUE: write for example htp_performance_mode=balanced")
+    return name.strip(), value.strip()
+
 
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C stopped, as shells have it."""

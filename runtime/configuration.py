@@ -9,6 +9,8 @@ from enum import StrEnum
 from typing import Any
 
 from .errors import RequestError
+from .qnn_options import QnnOptions
+from .soc import Soc, find_soc
 
 
 class PrefixCache(StrEnum):
@@ -239,8 +241,40 @@ def edit_config(optimizer: Optimizer, given: Mapping[str, Any], seed: int | None
     return replace(config, zeroth_order=replace(own, **chosen))
 
 
+class ExecutionProvider(StrEnum):
+    """What runs the graphs: ``CPU`` ONNX Runtime's own kernels, ``QNN`` Qualcomm's NPU or its simulator."""
+
+    CPU = "cpu"
+    QNN = "qnn"
+
+
 @dataclass(frozen=True)
 class ExecutionConfig:
-    """How graphs are run. ``threads`` 0 leaves the choice to ONNX Runtime."""
+    """How graphs are run.
+
+    Attributes
+    ----------
+    threads
+        Of a graph on the CPU; 0 leaves the choice to ONNX Runtime.
+    provider
+        What runs them, all of them and each as a whole.
+    soc
+        The SoC that QNN compiles for, and QNN's options; both mean nothing to the CPU. None is the simulator's default.
+    """
 
     threads: int = 0
+    provider: ExecutionProvider = ExecutionProvider.CPU
+    soc: str | None = None
+    qnn: QnnOptions = field(default_factory=QnnOptions)
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown SoC, and settings of another provider."""
+        if self.provider is ExecutionProvider.QNN:
+            find_soc(self.soc)
+        elif self.soc is not None or self.qnn != QnnOptions():
+            raise RequestError("a SoC and QNN's options mean nothing on the CPU: add --ep qnn, or leave them out")
+
+    @property
+    def target(self) -> Soc | None:
+        """The SoC that graphs are compiled for; None on the CPU."""
+        return find_soc(self.soc) if self.provider is ExecutionProvider.QNN else None

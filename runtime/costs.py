@@ -16,26 +16,38 @@ class CostMeter:
     forwards
         Evaluations of all prompt rows for one delta.
     token_layers
-        Tokens times decoder layers actually run, padding included.
+        Tokens times decoder layers actually run, padding of rows to one length included.
+    dispatches
+        Runs of sessions: what an NPU is sent, each with a latency of its own.
+    io_bytes
+        Inputs and outputs of those runs, padding to fixed shapes included.
     """
 
     forwards: int = 0
     token_layers: int = 0
+    dispatches: int = 0
+    io_bytes: int = 0
     _start: float = field(default_factory=time.perf_counter, repr=False)
 
     def cost(self) -> Cost:
         """Return the totals up to now."""
-        return Cost(self.forwards, self.token_layers, round(time.perf_counter() - self._start, 3), peak_rss_bytes())
+        seconds = round(time.perf_counter() - self._start, 3)
+        return Cost(self.forwards, self.token_layers, seconds, peak_rss_bytes(), self.dispatches, self.io_bytes)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Totals of one operation; ``peak_rss_bytes`` is the process's high-water mark."""
+    """Totals of one operation; ``peak_rss_bytes`` is the process's high-water mark.
+
+    Result files of earlier versions have no dispatches.
+    """
 
     forwards: int
     token_layers: int
     wall_s: float
     peak_rss_bytes: int
+    dispatches: int = 0
+    io_bytes: int = 0
 
     def to_dict(self) -> dict[str, float]:
         """Return the fields as plain numbers."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .costs import CostMeter
 from .errors import RequestError
-from .execution import Graph
+from .execution import Runnable
 from .manifest import ModelShape
 from .rotary import attention_mask, rotary_factors
 
@@ -108,10 +108,10 @@ class DecoderParts:
         What the attention mask adds to a score to hide it.
     """
 
-    prefix: Graph
-    edit: Graph
-    suffix: Graph
-    head: Graph
+    prefix: Runnable
+    edit: Runnable
+    suffix: Runnable
+    head: Runnable
     embedding: NDArray[Any]
     unembedding: NDArray[Any]
     inverse_frequencies: Floats
@@ -171,7 +171,8 @@ class Decoder:
 
     def run_edit(self, residual: Floats, slots: Slots) -> EditLayerOutput:
         """Run the edit layer's MLP with the slots applied."""
-        out = self.parts.edit.run({"residual": residual, "directions": slots.directions, "deltas": slots.deltas})
+        feeds = {"residual": residual, "directions": slots.directions, "deltas": slots.deltas}
+        out = self.parts.edit.run(feeds, self._meter)
         return EditLayerOutput(out["hidden_out"], out["key"], out["value"])
 
     def run_suffix(self, hidden: Floats, cache: LayerCache) -> tuple[Floats, tuple[Floats, ...]]:
@@ -180,7 +181,7 @@ class Decoder:
 
     def run_head(self, hidden: Floats) -> Floats:
         """Return logits [M, V] of hidden states [M, D]."""
-        return self.parts.head.run({"hidden": hidden})["logits"]
+        return self.parts.head.run({"hidden": hidden}, self._meter)["logits"]
 
     def segment_inputs(self, cache: LayerCache, tokens: int) -> tuple[Floats, ...]:
         """Return what a segment takes beside the hidden states of ``tokens`` new tokens a row.
@@ -195,11 +196,11 @@ class Decoder:
         return cos, sin, attention_mask(cache.lengths, cache.past, tokens, self.parts.mask_value), *cache.tensors
 
     def _run_segment(
-        self, graph: Graph, hidden: Floats, cache: LayerCache, layers: int
+        self, graph: Runnable, hidden: Floats, cache: LayerCache, layers: int
     ) -> tuple[Floats, tuple[Floats, ...]]:
         batch, tokens, _ = hidden.shape
         values: list[Any] = [hidden, *self.segment_inputs(cache, tokens)]
-        out = graph.run(dict(zip(graph.inputs, values, strict=True)))
+        out = graph.run(dict(zip(graph.inputs, values, strict=True)), self._meter)
         self._meter.token_layers += batch * tokens * layers
         ordered = [out[name] for name in graph.outputs]
         return ordered[0], tuple(ordered[1:])

@@ -34,3 +34,7 @@ class NumericsError(MobiEditError):
 
 class ExportError(MobiEditError):
     """The source model cannot be exported, or the written graphs are off."""
+
+
+class ExecutionError(MobiEditError):
+    """The execution provider is not installed, has no device here, or does not take a graph."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle import Bundle
-from ..configuration import EditConfig
+from ..configuration import EditConfig, ExecutionConfig
 from ..errors import RequestError
 from ..files import sha256_of
 from ..manifest import MANIFEST_NAME
@@ -199,9 +199,20 @@ def _settings(bundle: Bundle, data: DataFile, config: BenchConfig, foreign: Fore
         "skip": config.skip,
         "fluency_tokens": config.fluency_tokens,
         "threads": bundle.execution.threads,
+        **npu_settings(bundle.execution),
         "edit": edit,
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("mobiedit", "numpy", "onnxruntime")},
         },
     }
+
+
+def npu_settings(execution: ExecutionConfig) -> dict[str, Any]:
+    """Return what figures depend on where the NPU runs the graphs.
+
+    Nothing on the CPU, so that results of versions that knew no other provider can be gone on with.
+    """
+    if not execution.target:
+        return {}
+    return {"execution_provider": execution.provider.value, "soc": execution.target.name, "qnn": asdict(execution.qnn)}

@@ -9,7 +9,7 @@ import click
 from tqdm import tqdm
 
 from ..bundle import Bundle, open_bundle
-from ..cli_support import bundle_argument, threads_option
+from ..cli_support import bundle_argument, execution_options
 from ..configuration import ExecutionConfig, Optimizer, edit_config
 from .bench import BenchConfig, ForeignSearch, run_bench
 from .data_file import DataFile, read_records
@@ -51,7 +51,7 @@ _DEFAULTS = BenchConfig()
     default=_DEFAULTS.fluency_tokens,
     help="Length of the text that tells fluency; 0 leaves it out.",
 )
-@threads_option
+@execution_options
 def bench(
     bundle: Path,
     data: Path,
@@ -63,7 +63,7 @@ def bench(
     out: Path,
     resume: bool,
     fluency_tokens: int,
-    threads: int,
+    execution: ExecutionConfig,
 ) -> None:
     """Measure edits of BUNDLE on records: what they teach, what they harm, what they cost.
 
@@ -71,7 +71,7 @@ def bench(
     """
     records = read_records(data, Format(record_format) if record_format else None)
     config = BenchConfig(edit_config(Optimizer(optimizer), {}, seed), seed, skip, limit, fluency_tokens)
-    bench_and_print(open_bundle(bundle, ExecutionConfig(threads)), records, config, out, resume=resume)
+    bench_and_print(open_bundle(bundle, execution), records, config, out, resume=resume)
 
 
 def bench_and_print(

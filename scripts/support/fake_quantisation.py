@@ -70,7 +70,7 @@ class QuantisedEditLayer:
         for projection in (self._mlp.gate_proj, self._mlp.up_proj):
             projection.weight.data = self._round(projection.weight.data)
 
-    def run(self, feeds: dict[str, NDArray]) -> dict[str, NDArray]:
+    def run(self, feeds: dict[str, NDArray], meter: CostMeter | None = None) -> dict[str, NDArray]:
         """Evaluate the layer."""
         residual, directions, deltas = (torch.from_numpy(feeds[name]) for name in self.inputs)
         with torch.no_grad():

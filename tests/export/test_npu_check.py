@@ -37,7 +37,7 @@ def test_export_for_the_npu_keeps_the_evidence(llama: Path, tmp_path: Path) -> N
 def test_export_for_the_npu_is_refused_when_the_simulator_is_missing(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mobiedit.export.npu_check.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("mobiedit.export.npu_check.qnn.installed", lambda: False)
     config = ExportConfig(str(llama), tmp_path / "bundle", layer=1, target=Target.QNN)
     with pytest.raises(ExportError, match="pip install onnxruntime-qnn"):
         export_bundle(config, Stages(quiet=True))

@@ -137,3 +137,10 @@ def test_changed_byte_goes_unseen_only_when_hashes_are_not_asked_for(bundle_path
     open_bundle(bundle_path, verify=False)
     with pytest.raises(BundleError, match=r"head\.onnx\.data"):
         open_bundle(bundle_path)
+
+
+def test_info_names_the_provider_and_makes_no_session_when_the_cpu_runs_the_graphs(bundle: Bundle) -> None:
+    told = bundle.info()
+    assert told["execution_provider"] == "cpu"
+    assert not {"soc", "nodes"} & set(told)
+    assert "decoder" not in vars(bundle)

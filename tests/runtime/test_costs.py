@@ -34,7 +34,15 @@ def test_meters_count_apart_when_there_are_two() -> None:
 
 
 def test_cost_is_plain_data_when_it_is_written() -> None:
-    assert Cost(1, 2, 0.5, 4).to_dict() == {"forwards": 1, "token_layers": 2, "wall_s": 0.5, "peak_rss_bytes": 4}
+    assert Cost(1, 2, 0.5, 4, 5, 6).to_dict() == {
+        **{"forwards": 1, "token_layers": 2, "wall_s": 0.5, "peak_rss_bytes": 4},
+        **{"dispatches": 5, "io_bytes": 6},
+    }
+
+
+def test_cost_has_no_dispatches_when_an_earlier_version_wrote_it() -> None:
+    earlier = {"forwards": 1, "token_layers": 2, "wall_s": 0.5, "peak_rss_bytes": 4}
+    assert Cost(**earlier) == Cost(1, 2, 0.5, 4, 0, 0)
 
 
 @linux_only

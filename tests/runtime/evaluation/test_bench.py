@@ -16,11 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mobiedit.runtime import Bundle, EditConfig, ZerothOrderConfig, open_bundle
+from mobiedit.runtime import (
+    Bundle,
+    EditConfig,
+    ExecutionConfig,
+    ExecutionProvider,
+    ZerothOrderConfig,
+    open_bundle,
+)
 from mobiedit.runtime.configuration import Optimizer
 from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.evaluation import BenchConfig, EvaluationRecord, ForeignSearch, Format, read_records, run_bench
-from mobiedit.runtime.evaluation.bench import measure_record
+from mobiedit.runtime.evaluation.bench import measure_record, npu_settings
 from mobiedit.runtime.evaluation.cached_reader import CachedReader
 from mobiedit.runtime.evaluation.measured import observe
 from mobiedit.runtime.search import SearchResult, SearchTask
@@ -270,3 +277,11 @@ def test_foreign_search_is_named_with_its_settings(fp32_model: Bundle, four: Pat
     assert document["records"][0]["pre"] == document["records"][0]["post"]
     with pytest.raises(RequestError, match=r"edit\.nothing\.rate 1, not 2"):
         run_bench(fp32_model, data, config, out, resume=True, foreign=ForeignSearch("nothing", {"rate": 2}, nothing))
+
+
+def test_settings_name_the_npu_when_it_runs_the_graphs_and_nothing_new_on_the_cpu() -> None:
+    npu = ExecutionConfig(provider=ExecutionProvider.QNN, soc="sm8750")
+    told = npu_settings(npu)
+    assert (told["execution_provider"], told["soc"]) == ("qnn", "SM8750")
+    assert told["qnn"]["htp_performance_mode"] == "burst"
+    assert npu_settings(ExecutionConfig(threads=2)) == {}  # a result of an earlier version can be gone on with

@@ -1,0 +1,62 @@
+"""What a bundle is and what runs it, as plain data: `mobiedit info`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .bundle_layout import GRAPHS
+from .configuration import ExecutionConfig
+from .decoder import DecoderParts
+from .journal import JournalState
+from .manifest import Manifest
+
+
+def describe(
+    path: Path, manifest: Manifest, state: JournalState, execution: ExecutionConfig, parts: Callable[[], DecoderParts]
+) -> dict[str, Any]:
+    """Return what a bundle is.
+
+    Parameters
+    ----------
+    state
+        Its journal.
+    parts
+        Opens its graphs: where a SoC is the target, what stands for it is found out by compiling each of them.
+
+    Raises
+    ------
+    ExecutionError
+        When the NPU does not take a graph.
+    """
+    return {
+        "path": str(path),
+        "base": {"name": manifest.base.name, "architecture": manifest.base.architecture},
+        "layers": manifest.shape.n_layers,
+        "edit_layer": manifest.edit_layer,
+        "precision": manifest.precision,
+        "target": manifest.target,
+        "context": manifest.shape.context,
+        **_execution(execution, parts),
+        "slots": {"used": len(state.edits), "total": manifest.slots},
+        "bytes": sum(entry.size for entry in manifest.files.values()),
+        "checks": manifest.checks,
+        "statistics": manifest.statistics,
+        "tools": manifest.tools,
+        "created": manifest.created,
+        "torn_journal_bytes": state.dropped_bytes,
+    }
+
+
+def _execution(execution: ExecutionConfig, parts: Callable[[], DecoderParts]) -> dict[str, Any]:
+    provider = {"execution_provider": execution.provider.value}
+    if not (soc := execution.target):
+        return provider
+    opened = parts()
+    nodes = {graph: getattr(opened, graph).placement() for graph in GRAPHS}
+    return {
+        **provider,
+        "soc": {"name": soc.name, "model": soc.model, "htp": soc.architecture, "found_in": soc.found_in},
+        "nodes": nodes,
+    }
