@@ -24,15 +24,17 @@ def read_text(path: Path) -> list[str]:
     Raises
     ------
     ExportError
-        When the file is missing, empty or not UTF-8.
+        When the file is missing, empty, binary or not UTF-8.
     """
     try:
-        lines = _lines(path.read_text("utf-8-sig"))
+        text = path.read_text("utf-8-sig")
     except OSError as error:
         raise ExportError(f"{path} cannot be read ({error.strerror}): check the path") from error
     except UnicodeDecodeError as error:
         raise ExportError(f"{path} is not UTF-8 (byte {error.start}): convert it") from error
-    if not lines:
+    if "\0" in text:  # no text has one, and UTF-16 without its mark would pass for UTF-8
+        raise ExportError(f"{path} is binary or UTF-16: give UTF-8 text, one sentence a line")
+    if not (lines := _lines(text)):
         raise ExportError(f"{path} has no text: give one sentence a line")
     return lines
 

@@ -14,11 +14,29 @@ from mobiedit.runtime.errors import ExportError
 from mobiedit.runtime.generation import Generator
 from mobiedit.runtime.readout_loss import log_softmax
 
+from .configuration import Precision
+
 FP32_TOLERANCE = 1e-3
 """Largest difference of a logit: FP32 sums in another order give about 1e-4 on logits of size 30."""
-MIN_COSINE = 0.99
-MAX_NLL_CHANGE = 0.05
-"""Limits for quantised graphs. SmolLM2-135M stays ten times within them; what exceeds them answers visibly worse."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The smallest mean cosine of logits, and the largest change of the mean NLL (nats a token)."""
+
+    min_cosine: float
+    max_nll_change: float
+
+
+_8_BITS = Limits(0.99, 0.05)
+LIMITS = {
+    Precision.W8A16: _8_BITS,
+    Precision.W8: _8_BITS,
+    Precision.W4: Limits(0.90, 0.10),
+    Precision.FP16: Limits(0.999, 0.01),
+}
+"""Limits for the graphs of a precision. SmolLM2-135M stays ten times within them; what exceeds them answers visibly
+worse, or for FP16 has left its range. At 4 bits the NLL decides: a random model lost 0.08 of the cosine and no NLL."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +103,13 @@ def require_exact(comparison: Comparison) -> None:
         )
 
 
-def require_close(comparison: Comparison) -> None:
-    """Refuse quantised graphs that have lost the model."""
-    if not (comparison.mean_cosine >= MIN_COSINE and comparison.nll_change <= MAX_NLL_CHANGE):
+def require_close(comparison: Comparison, precision: Precision) -> None:
+    """Refuse graphs of a lower precision that have lost the model."""
+    limits = LIMITS[precision]
+    if not (comparison.mean_cosine >= limits.min_cosine and comparison.nll_change <= limits.max_nll_change):
+        remedy = "use --ranges minmax, more --samples, or " if precision is Precision.W8A16 else "choose "
         raise ExportError(
-            f"the quantised graphs are off (cosine {comparison.mean_cosine:.4f}, "
+            f"the {precision} graphs are off (cosine {comparison.mean_cosine:.4f}, "
             f"NLL change {comparison.nll_change:+.4f}; "
-            f"limits {MIN_COSINE} and {MAX_NLL_CHANGE:+}): use --ranges minmax, more --samples, or a higher --precision"
+            f"limits {limits.min_cosine} and {limits.max_nll_change:+}): {remedy}a higher --precision"
         )

@@ -138,7 +138,7 @@ def load_checkpoint(source: Source, config: Any = None) -> Checkpoint:  # noqa: 
     Raises
     ------
     ExportError
-        When the checkpoint is damaged, the tokenizer is slow, or a weight is not finite.
+        When the checkpoint is damaged, the tokenizer is slow, a weight is not finite, or a layer's matrix is all zero.
     """
     config = config or read_config(source)
     with _damage_as_error(source.name, "cannot be loaded"):
@@ -162,6 +162,8 @@ def load_checkpoint(source: Source, config: Any = None) -> Checkpoint:  # noqa: 
         parameter.requires_grad_(False)
         if not torch.isfinite(parameter).all():
             raise ExportError(f"weight {name} of {source.name} has NaN or infinity: get an intact checkpoint")
+        if ".layers." in name and parameter.dim() == 2 and not parameter.any():
+            raise ExportError(f"weight {name} of {source.name} is all zero: get an intact checkpoint")
     base = BaseModel(source.name, config.model_type, source.revision, _weights_sha256(source))
     return Checkpoint(model, tokenizer, base, shape_of(config), _eos_tokens(model, tokenizer))
 

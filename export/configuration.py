@@ -16,6 +16,8 @@ class Precision(StrEnum):
 
     W8A16 = "w8a16"
     W8 = "w8"
+    W4 = "w4"
+    FP16 = "fp16"
     FP32 = "fp32"
 
 

@@ -34,6 +34,7 @@ from .canaries import choose_canaries
 from .check import Comparison, compare, require_close, require_exact
 from .checkpoint import Checkpoint, find_source, load_checkpoint, read_config, shape_of
 from .configuration import ExportConfig, Precision, Target
+from .conversion import CONVERTED, convert_graphs
 from .edit_layer import predict_layer
 from .graphs import graph_specs, write_graph
 from .layer_stage import MeasuredLayer, measure_layer
@@ -44,7 +45,6 @@ from .progress import Stages
 from .range_record import write_ranges
 from .static_quantisation import quantise_static
 from .token_rows import half_token_rows, token_rows
-from .weight_only import quantise_weights
 
 ROW_PREFIXES = (
     "{}",
@@ -60,7 +60,6 @@ MASK_VALUE = -100.0
 """What the attention mask adds: enough to hide a token, small enough for a 16-bit range."""
 
 _SINK_LINES, _CHECK_LINES, _CHECK_TOKENS = 12, 32, 64
-_QUANTISED = ("prefix", "suffix", "head")
 
 
 @dataclass(frozen=True)
@@ -191,10 +190,8 @@ class _Export:
             shutil.copy(path, folder)
         if self._config.precision is Precision.W8A16:
             return {"ranges": self._quantise_static(work)}
-        with self._stages.stage("quantise the weights", len(_QUANTISED)) as advance:
-            for graph in _QUANTISED:
-                quantise_weights(work / graph_file(graph), folder / graph_file(graph))
-                advance(1)
+        with self._stages.stage("convert the graphs", len(CONVERTED)) as advance:
+            convert_graphs(work, folder, self._config.precision, advance)
         return {}
 
     def _quantise_static(self, work: Path) -> dict[str, Any]:
@@ -202,8 +199,8 @@ class _Export:
         texts = self._encode(_spread(self._lines, self._config.samples))
         with self._stages.stage("record activations", len(texts)) as advance:
             inputs = record_graph_inputs(self._parts(work), texts, self._config.slots, advance=advance)
-        with self._stages.stage("quantise the graphs", len(_QUANTISED)) as advance:
-            for graph in _QUANTISED:
+        with self._stages.stage("quantise the graphs", len(CONVERTED)) as advance:
+            for graph in CONVERTED:
                 name = graph_file(graph)
                 ranges[graph] = quantise_static(work / name, self._writer.folder / name, getattr(inputs, graph), config)
                 advance(1)
@@ -215,7 +212,7 @@ class _Export:
         parts = self._parts(folder)
         if precision is not Precision.FP32:
             written = self._compare(f"check the {precision} graphs", parts, sink)
-            require_close(written)
+            require_close(written, precision)
         with self._stages.stage("choose the canaries"):
             canaries = choose_canaries(Decoder(parts, CostMeter()), self._empty, Tokenizer(folder / TOKENIZER))
         return written, canaries

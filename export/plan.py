@@ -12,10 +12,20 @@ from .configuration import Precision
 from .weight_only import BLOCK
 
 _FP32, _HALF = 4, 2
-_BYTES_PER_WEIGHT = {Precision.FP32: 4.0, Precision.W8A16: 1.0, Precision.W8: 1.0 + _FP32 / BLOCK}
+_BYTES_PER_WEIGHT = {
+    Precision.FP32: 4.0,
+    Precision.FP16: 2.0,
+    Precision.W8A16: 1.0,
+    Precision.W8: 1.0 + _FP32 / BLOCK,
+    Precision.W4: 0.5 + 2 * _FP32 / BLOCK,
+}
+_HEAD = {Precision.W4: Precision.W8}
+"""Precision of the head, where it is not that of the layers."""
 _LIBRARIES = 900e6  # resident after importing torch, transformers and ONNX Runtime, with their arenas
-_FP32_COPIES = {Precision.FP32: 2.0, Precision.W8A16: 2.4, Precision.W8: 1.9}
-"""FP32 copies of the weights at the peak: the source model's, its sessions', the quantiser's (docs/benchmarks.md)."""
+_FP32_COPIES = {Precision.FP32: 2.0, Precision.FP16: 2.0, Precision.W8A16: 2.4, Precision.W8: 1.9, Precision.W4: 1.9}
+"""FP32 copies of the weights at the peak: the source model's, its sessions', the quantiser's (docs/benchmarks.md).
+
+Fitted to exports for fp32, w8a16 and w8; fp16 and w4 are taken to be as fp32 and w8."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +61,12 @@ def plan_export(shape: ModelShape, layer: int, precision: Precision) -> Plan:
     attention = 2 * projection * (shape.n_heads + shape.n_kv_heads)
     mlp = 3 * shape.width * shape.mlp_width
     vocabulary = shape.vocabulary * shape.width
-    weight = _BYTES_PER_WEIGHT[precision]
+    weight, head = _BYTES_PER_WEIGHT[precision], _BYTES_PER_WEIGHT[_HEAD.get(precision, precision)]
     files = {
         "prefix.onnx": round(weight * (layer * (attention + mlp) + attention)),
         "edit.onnx": _FP32 * mlp,
         "suffix.onnx": round(weight * (shape.n_layers - 1 - layer) * (attention + mlp)),
-        "head.onnx": round(weight * vocabulary),
+        "head.onnx": round(head * vocabulary),
         EMBEDDING: vocabulary * (1 if shape.tied_head else 2) * (_FP32 if precision is Precision.FP32 else _HALF),
         LENS: _HALF * lens_numbers(shape.width, LensConfig()),
         KEY_STATISTICS: _FP32 * shape.mlp_width**2,

@@ -25,6 +25,7 @@ from .journal import EditRecord, Journal, JournalState, new_edit_id
 from .lens import Lens
 from .lock import editing_lock
 from .manifest import Manifest, read_manifest, verify_files
+from .onnx_external_data import require_listed_data
 from .prompt_rows import EditRequest
 from .reader import Reader
 from .search import Progress, Search
@@ -64,6 +65,7 @@ def open_bundle(path: str | Path, execution: ExecutionConfig | None = None, *, v
             "or use --ep cpu"
         )
     verify_files(folder, manifest, hashes=verify)
+    require_listed_data(folder, manifest.files)
     return Bundle(folder, manifest, execution)
 
 

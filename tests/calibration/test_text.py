@@ -1,9 +1,12 @@
 """The project's own text, and a user's file."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mobiedit.calibration.text import default_text, held_out_text, read_text
 from mobiedit.runtime.errors import ExportError
@@ -52,6 +55,25 @@ def test_byte_is_named_when_file_is_not_utf8(content: bytes, byte: int, tmp_path
     (tmp_path / "text").write_bytes(content)
     with pytest.raises(ExportError, match=rf"\A[^\n]+ is not UTF-8 \(byte {byte}\): convert it\Z"):
         read_text(tmp_path / "text")
+
+
+@pytest.mark.parametrize(
+    "content", [b"\0", b"text\0", "One.\nTwo.\n".encode("utf-16-le")], ids=["nul", "end", "utf-16"]
+)
+def test_file_is_refused_in_one_line_when_binary_bytes_pass_for_utf8(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(content)
+    with pytest.raises(ExportError, match=r"\A[^\n]+ is binary or UTF-16: give UTF-8 text, one sentence a line\Z"):
+        read_text(tmp_path / "text")
+
+
+@given(content=st.binary(max_size=60))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_file_is_lines_or_refused_when_it_is_anything(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(content)
+    with contextlib.suppress(ExportError):
+        lines = read_text(tmp_path / "text")
+        assert lines
+        assert all(line and "\0" not in line for line in lines)
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder"])

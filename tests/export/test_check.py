@@ -13,20 +13,23 @@ from transformers import PreTrainedTokenizerFast
 from mobiedit.calibration.text import held_out_text
 from mobiedit.export.check import (
     FP32_TOLERANCE,
-    MAX_NLL_CHANGE,
-    MIN_COSINE,
+    LIMITS,
     Comparison,
     compare,
     require_close,
     require_exact,
 )
+from mobiedit.export.configuration import Precision
 from mobiedit.runtime import Bundle, open_bundle
 from mobiedit.runtime.decoder import Slots
 from mobiedit.runtime.errors import ExportError
 
-AT_LIMITS = Comparison(
-    max_abs_logit_difference=FP32_TOLERANCE, mean_cosine=MIN_COSINE, nll=3.0, nll_change=MAX_NLL_CHANGE, tokens=10
-)
+AT_LIMIT = Comparison(max_abs_logit_difference=FP32_TOLERANCE, mean_cosine=1.0, nll=3.0, nll_change=0.0, tokens=10)
+
+
+def at_limits(precision: Precision) -> Comparison:
+    limits = LIMITS[precision]
+    return replace(AT_LIMIT, mean_cosine=limits.min_cosine, nll_change=limits.max_nll_change)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,7 @@ def test_comparison_is_exact_when_graphs_are_the_model(
     assert result.tokens == sum(map(len, texts))
     assert advanced == [1] * len(texts)
     require_exact(result)
-    require_close(result)
+    require_close(result, Precision.FP16)
 
 
 def test_comparison_has_the_models_own_nll_when_text_is_read(
@@ -88,29 +91,38 @@ def test_comparison_is_refused_when_sink_is_another(
 
 
 def test_require_exact_passes_when_at_the_limit() -> None:
-    require_exact(AT_LIMITS)
+    require_exact(AT_LIMIT)
 
 
 @pytest.mark.parametrize("difference", [FP32_TOLERANCE * 1.01, math.inf, math.nan])
 def test_require_exact_raises_when_beyond_the_limit_or_nan(difference: float) -> None:
     with pytest.raises(ExportError, match=r"^the FP32 graphs differ [^\n]+$"):
-        require_exact(replace(AT_LIMITS, max_abs_logit_difference=difference))
+        require_exact(replace(AT_LIMIT, max_abs_logit_difference=difference))
 
 
+def test_limits_are_there_when_a_precision_is_not_fp32() -> None:
+    assert LIMITS.keys() == set(Precision) - {Precision.FP32}
+
+
+@pytest.mark.parametrize("precision", LIMITS)
 @pytest.mark.parametrize("change", [{}, {"nll_change": -0.2}, {"max_abs_logit_difference": 9.0}])
-def test_require_close_passes_when_at_the_limits_or_within(change: dict[str, float]) -> None:
-    require_close(replace(AT_LIMITS, **change))
+def test_require_close_passes_when_at_the_limits_or_within(change: dict[str, float], precision: Precision) -> None:
+    require_close(replace(at_limits(precision), **change), precision)
 
 
+@pytest.mark.parametrize("precision", LIMITS)
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"mean_cosine": MIN_COSINE - 1e-3},
-        {"mean_cosine": math.nan},
-        {"nll_change": MAX_NLL_CHANGE + 1e-3},
-        {"nll_change": math.nan},
-    ],
+    ("field", "value"),
+    [("mean_cosine", -1e-3), ("mean_cosine", math.nan), ("nll_change", 1e-3), ("nll_change", math.nan)],
 )
-def test_require_close_raises_when_beyond_a_limit_or_nan(change: dict[str, float]) -> None:
-    with pytest.raises(ExportError, match=r"^the quantised graphs are off [^\n]+--precision$"):
-        require_close(replace(AT_LIMITS, **change))
+def test_require_close_raises_when_beyond_a_limit_or_nan(field: str, value: float, precision: Precision) -> None:
+    limit = at_limits(precision)
+    with pytest.raises(ExportError, match=rf"^the {precision} graphs are off [^\n]+a higher --precision$"):
+        require_close(replace(limit, **{field: getattr(limit, field) + value}), precision)
+
+
+@pytest.mark.parametrize("precision", LIMITS)
+def test_more_samples_are_named_as_a_remedy_when_the_precision_depends_on_it(precision: Precision) -> None:
+    with pytest.raises(ExportError) as caught:
+        require_close(replace(AT_LIMIT, mean_cosine=0.0), precision)
+    assert ("--samples" in str(caught.value)) == (precision is Precision.W8A16)

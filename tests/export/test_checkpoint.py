@@ -340,6 +340,27 @@ def test_weight_is_named_when_it_is_not_finite(value: float, folder: Path) -> No
         load_checkpoint(find_source(str(folder)))
 
 
+@pytest.mark.parametrize("name", [DOWN, "model.layers.3.mlp.up_proj.weight", "model.layers.0.self_attn.k_proj.weight"])
+def test_weight_is_named_when_it_is_all_zero(name: str, folder: Path) -> None:
+    change_weights(folder, lambda tensors: tensors[name].zero_())
+    with pytest.raises(ExportError, match=rf"^weight {name} of [^\n]+ is all zero: get an intact checkpoint$"):
+        load_checkpoint(find_source(str(folder)))
+
+
+def test_weight_is_taken_when_it_is_zero_but_for_one_number(folder: Path) -> None:
+    def clear(tensors: dict[str, Tensor]) -> None:
+        tensors[DOWN].zero_()[3, 5] = 1e-30
+
+    change_weights(folder, clear)
+    load_checkpoint(find_source(str(folder)))
+
+
+def test_biases_may_be_zero_when_matrices_are_not(make_checkpoint: Callable[..., Path]) -> None:
+    folder = make_checkpoint("qwen2", tie_word_embeddings=True)
+    change_weights(folder, lambda tensors: [t.zero_() for name, t in tensors.items() if name.endswith("bias")])
+    load_checkpoint(find_source(str(folder)))
+
+
 def test_weight_is_named_when_it_is_missing(folder: Path) -> None:
     # transformers makes up random numbers for it, which no later check can notice: the source itself is wrong.
     change_weights(folder, lambda tensors: tensors.pop(DOWN))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from safetensors.numpy import load_file, save_file
 
 from mobiedit.calibration.activation_ranges import RangeMethod
 from mobiedit.export import pipeline
@@ -67,7 +70,9 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("precision", "head"), [("fp32", 108.0), ("w8a16", 27.0), ("w8", 30.4)])
+@pytest.mark.parametrize(
+    ("precision", "head"), [("fp32", 108.0), ("fp16", 54.0), ("w8a16", 27.0), ("w8", 30.4), ("w4", 30.4)]
+)
 def test_dry_run_prints_sizes_and_writes_nothing_when_asked_for(
     precision: str, head: float, smollm2: Path, out: Path, tmp_path: Path
 ) -> None:
@@ -112,7 +117,7 @@ def test_layer_is_refused_in_one_line_when_it_is_none_of_the_model(layer: str, l
     assert_refused(run(llama, "--out", out, "--dry-run", f"--layer={layer}"), "--layer")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "w8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "w8", "w4"])
 def test_target_is_refused_in_one_line_when_the_npu_does_not_take_the_precision(
     precision: str, llama: Path, out: Path
 ) -> None:
@@ -139,7 +144,7 @@ def test_number_is_refused_in_one_line_when_out_of_range(option: str, value: str
     assert_refused(run(llama, "--out", out, "--dry-run", option, value), option)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "w8"])
+@pytest.mark.parametrize("precision", ["fp32", "w8", "w4", "fp16"])
 @pytest.mark.parametrize("ranges", [method.value for method in RangeMethod])
 def test_ranges_are_refused_in_one_line_when_activations_are_not_static(
     ranges: str, precision: str, llama: Path, out: Path
@@ -150,7 +155,7 @@ def test_ranges_are_refused_in_one_line_when_activations_are_not_static(
 
 @pytest.mark.parametrize(
     "option",
-    [["--precision", "fp16"], ["--target", "gpu"], ["--ranges", "entropy"], ["--slots", "x"], ["--unknown"]],
+    [["--precision", "w3"], ["--target", "gpu"], ["--ranges", "entropy"], ["--slots", "x"], ["--unknown"]],
 )
 def test_option_is_refused_when_click_does_not_know_it(option: list[str], llama: Path, out: Path) -> None:
     result = run(llama, "--out", out, "--dry-run", *option)
@@ -173,8 +178,15 @@ def test_model_is_refused_in_one_line_when_missing(model: str, dry: list[str], o
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "no text"), (b" \n\t\n", "no text"), (b"caf\xe9", "not UTF-8 (byte 3)"), (None, "cannot be read")],
-    ids=["empty", "blank", "latin-1", "missing"],
+    [
+        (b"", "no text"),
+        (b" \n\t\n", "no text"),
+        (b"caf\xe9", "not UTF-8 (byte 3)"),
+        (b"\x89PNG\r\n\x1a\n", "not UTF-8 (byte 0)"),
+        (b"ELF\0\0\0", "binary"),
+        (None, "cannot be read"),
+    ],
+    ids=["empty", "blank", "latin-1", "image", "binary", "missing"],
 )
 def test_calibration_text_is_refused_in_one_line_when_it_is_no_text(
     content: bytes | None, reason: str, llama: Path, out: Path, tmp_path: Path
@@ -205,6 +217,23 @@ def test_facts_are_refused_in_one_line_when_they_are_no_records(
         facts.write_bytes(content)
     assert_refused(run(llama, "--out", out, "--facts", facts), reason)
     assert [path.name for path in tmp_path.iterdir()] == ([] if content is None else ["facts.json"])
+
+
+@pytest.mark.parametrize("damage", ["truncated", "zero", "nan"])
+def test_checkpoint_is_refused_in_one_line_and_nothing_is_left_when_damaged(
+    damage: str, llama: Path, out: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(llama, tmp_path / "model"))
+    weights = model / "model.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    else:
+        tensors = load_file(weights)
+        tensors["model.layers.3.mlp.up_proj.weight"] *= 0 if damage == "zero" else np.nan
+        save_file(tensors, weights, metadata={"format": "pt"})
+    message = {"truncated": "check the checkpoint", "zero": "up_proj.weight of ", "nan": "has NaN or infinity"}
+    assert_refused(run(model, "--out", out, "--json"), message[damage])  # without bars
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_existing_bundle_is_refused_in_one_line_when_not_forced(llama: Path, bundle_path: Path) -> None:

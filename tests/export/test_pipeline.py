@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from safetensors.numpy import load_file
 
@@ -66,6 +67,10 @@ def left(config: ExportConfig) -> list[str]:
     """Everything at the bundle's place, hidden names included."""
     parent = config.out.parent
     return sorted(path.name for path in parent.iterdir()) if parent.exists() else []
+
+
+def read_nodes(path: Path) -> list[onnx.NodeProto]:
+    return list(onnx.load(path, load_external_data=False).graph.node)
 
 
 def fail_with(error: BaseException) -> Callable[..., Any]:
@@ -121,8 +126,8 @@ def test_manifest_states_the_checks_when_written(any_bundle: Path) -> None:
     fields = {"max_abs_logit_difference", "mean_cosine", "nll", "nll_change", "tokens"}
     assert checks["fp32"].keys() == checks["written"].keys() == fields
     assert 0 < checks["fp32"]["max_abs_logit_difference"] <= check.FP32_TOLERANCE
-    assert checks["written"]["mean_cosine"] >= check.MIN_COSINE
-    assert checks["written"]["nll_change"] <= check.MAX_NLL_CHANGE
+    assert checks["written"]["mean_cosine"] >= check.LIMITS[Precision.W8A16].min_cosine
+    assert checks["written"]["nll_change"] <= check.LIMITS[Precision.W8A16].max_nll_change
 
 
 def test_checks_are_of_the_written_graphs_when_quantised(fp32_bundle: Path, w8a16_bundle: Path) -> None:
@@ -198,6 +203,31 @@ def test_report_notes_missing_keys_when_calibration_text_is_short(
     assert len(report.notes) == 1
     assert f"{statistics['keys']} tokens, 1280 were asked for" in report.notes[0]
     assert read_manifest(config.out) == report.manifest
+
+
+@pytest.mark.parametrize("precision", [Precision.W8, Precision.W4, Precision.FP16])
+def test_bundle_has_the_precisions_graphs_when_they_need_no_calibration(
+    precision: Precision, config: ExportConfig, written_graphs: None
+) -> None:
+    report = export(replace(config, precision=precision))
+    bundle = open_bundle(config.out)
+    assert bundle.manifest.precision == precision
+    assert {path.name for path in config.out.iterdir()} == FILES | {"manifest.json", "edits"}
+    assert load_file(config.out / "embedding.safetensors")["embedding"].dtype == np.float16
+    assert bundle.ask("The capital of France is", 2)
+    plan, written = predict(replace(config, precision=precision)).files, report.manifest.files
+    for graph in ("prefix", "suffix", "head"):
+        # As in the prediction of the other precisions: norms and small scales weigh more on a tiny model.
+        assert written[f"{graph}.onnx.data"].size == pytest.approx(plan[f"{graph}.onnx"], rel=0.25), graph
+
+
+def test_head_keeps_8_bits_when_precision_is_w4(config: ExportConfig, written_graphs: None) -> None:
+    export(replace(config, precision=Precision.W4))
+    bits = {
+        graph: {a.i for node in read_nodes(config.out / f"{graph}.onnx") for a in node.attribute if a.name == "bits"}
+        for graph in ("prefix", "suffix", "head")
+    }
+    assert bits == {"prefix": {4}, "suffix": {4}, "head": {8}}
 
 
 # Whole or not at all
@@ -443,8 +473,8 @@ def test_calibration_text_is_refused_before_weights_are_loaded_when_missing(
 def test_export_is_refused_when_quantised_graphs_are_off(
     config: ExportConfig, written_graphs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "MIN_COSINE", 2.0)
-    with pytest.raises(ExportError, match=r"^the quantised graphs are off [^\n]+$"):
+    monkeypatch.setitem(check.LIMITS, Precision.W8A16, check.Limits(2.0, 0.0))
+    with pytest.raises(ExportError, match=r"^the w8a16 graphs are off [^\n]+$"):
         export(config)
     assert left(config) == []
 

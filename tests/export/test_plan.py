@@ -53,10 +53,27 @@ def test_sizes_are_those_measured_when_model_is_smollm2() -> None:
     assert plan.total_bytes == pytest.approx(sum(SMOLLM2_W8A16.values()), rel=0.05)
 
 
-@pytest.mark.parametrize(("precision", "bits"), [(Precision.FP32, 32), (Precision.W8A16, 8), (Precision.W8, 9)])
-def test_weights_have_their_bits_when_precision_is(precision: Precision, bits: int) -> None:
-    # w8 has a scale of 32 bits for each 32 weights: one bit more a weight.
-    assert plan_export(SMOLLM2, 10, precision).files["head.onnx"] == 49152 * 576 * bits // 8
+@pytest.mark.parametrize(
+    ("precision", "bits", "head_bits"),
+    [
+        (Precision.FP32, 32, 32),
+        (Precision.FP16, 16, 16),
+        (Precision.W8A16, 8, 8),
+        (Precision.W8, 9, 9),  # a scale of 32 bits for each 32 weights: one bit more a weight
+        (Precision.W4, 6, 9),  # a zero point as well; the head has 8 bits and no zero point
+    ],
+)
+def test_weights_have_their_bits_when_precision_is(precision: Precision, bits: int, head_bits: int) -> None:
+    files = plan_export(SMOLLM2, 10, precision).files
+    assert files["head.onnx"] == 49152 * 576 * head_bits // 8
+    layer = 2 * 576 * 64 * (9 + 3) + 3 * 576 * 1536
+    assert files["suffix.onnx"] == 19 * layer * bits // 8
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_prediction_is_there_when_precision_is_any(precision: Precision) -> None:
+    plan = plan_export(SMOLLM2, 10, precision)
+    assert plan.peak_bytes > 4 * plan.parameters  # the source model alone is FP32
 
 
 def test_edit_graph_stays_fp32_when_others_are_quantised() -> None:

@@ -124,11 +124,21 @@ def leave_bundle(path: Path) -> None:
     change_manifest(path, lambda m: m["files"].update({"../outside": {"sha256": "0" * 64, "size": 1}}))
 
 
+def take_weights_from_outside(path: Path) -> None:
+    """Let a graph's weights come from a file beside the bundle, with hashes that are right."""
+    shutil.copy(path / "head.onnx.data", path.parent / "outside_it.data")
+    graph = (path / "head.onnx").read_bytes()
+    assert graph.count(b"head.onnx.data") == 1
+    # A name of the same length, so that the lengths around it stay right.
+    rewrite(path, "head.onnx", graph.replace(b"head.onnx.data", b"../outside.dat"))
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "changed-byte": (flip_byte, r"suffix\.onnx\.data"),
     "missing-file": (lambda path: (path / "head.onnx").unlink(), r"head\.onnx is missing"),
     "path-leaves-bundle": (leave_bundle, r"\.\./outside.* leaves the bundle"),
     "link": (link_away, r"tokenizer\.json.*link"),
+    "weights-outside": (take_weights_from_outside, r"\.\./outside\.dat.* leaves the bundle"),
     "newer-schema": (lambda p: change_manifest(p, lambda m: m.update(schema_version=99)), "schema 99.*update mobiedit"),
     "manifest-is-no-json": (lambda path: (path / "manifest.json").write_text("{"), "JSON"),
     "no-manifest": (lambda path: (path / "manifest.json").unlink(), r"manifest\.json"),
