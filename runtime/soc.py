@@ -3,8 +3,8 @@
 QNN compiles for one SoC. The numbers and architectures are those that QNN's own library states: a graph compiled for a
 number by ``onnxruntime-qnn`` 2.7.0 carries its target's name and HTP architecture (``soc_type=SM8650;arch=75``).
 Qualcomm's ExecuTorch backend (``backends/qualcomm/serialization/qc_schema.py``) has the same figures for those that it
-lists; the documentation of Qualcomm's AI Runtime SDK has them under "Supported Snapdragon devices". A SoC of which the
-library states two architectures is left out, as SM8475.
+lists. A SoC of which the library states two architectures is left out, as SM8475. What a SoC is sold as is not in the
+library: those names are for the reader alone.
 """
 
 from __future__ import annotations
