@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mobiedit.runtime.costs import CostMeter
 from mobiedit.runtime.decoder import Decoder, DecoderParts, Slots
-from mobiedit.runtime.execution import Runnable
-
-Feeds = dict[str, NDArray[Any]]
+from mobiedit.runtime.execution import Feeds, Fetched, Runnable
 
 _MAX_TOKENS = 48
 _LARGEST_DELTA = 4.0  # of the values' mean norm: the clamp of the search
@@ -36,7 +32,7 @@ class _Recorder:
         self.name, self.inputs, self.outputs = graph.name, graph.inputs, graph.outputs
         self.feeds: list[Feeds] = []
 
-    def run(self, feeds: Feeds, meter: CostMeter | None = None) -> dict[str, NDArray[np.float32]]:
+    def run(self, feeds: Feeds, meter: CostMeter | None = None) -> Fetched:
         self.feeds.append(feeds)
         return self._graph.run(feeds, meter)
 

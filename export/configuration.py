@@ -20,6 +20,11 @@ class Precision(StrEnum):
     FP16 = "fp16"
     FP32 = "fp32"
 
+    @property
+    def of_head(self) -> Precision:
+        """The head's: under ``w4`` it has 8 bits, since it bears 4 badly (docs/benchmarks.md)."""
+        return Precision.W8 if self is Precision.W4 else self
+
 
 class Target(StrEnum):
     """What the bundle is for: ONNX Runtime's CPU provider, or Qualcomm's NPU."""

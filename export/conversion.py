@@ -15,14 +15,15 @@ CONVERTED = ("prefix", "suffix", "head")
 """The graphs that have the bundle's precision; the edit layer stays in FP32."""
 
 _CONVERTERS = {
-    Precision.W8: (quantise_to_8_bits, quantise_to_8_bits, quantise_to_8_bits),
-    Precision.W4: (quantise_to_4_bits, quantise_to_4_bits, quantise_to_8_bits),  # the head bears 4 bits badly
-    Precision.FP16: (convert_to_half, convert_to_half, convert_to_half),
+    Precision.W8: quantise_to_8_bits,
+    Precision.W4: quantise_to_4_bits,
+    Precision.FP16: convert_to_half,
 }
 
 
 def convert_graphs(work: Path, folder: Path, precision: Precision, advance: Callable[[int], None]) -> None:
     """Write each of `CONVERTED` into ``folder`` from the FP32 graph of its name in ``work``."""
-    for graph, convert in zip(CONVERTED, _CONVERTERS[precision], strict=True):
+    for graph in CONVERTED:
+        convert = _CONVERTERS[precision.of_head if graph == "head" else precision]
         convert(work / graph_file(graph), folder / graph_file(graph))
         advance(1)

@@ -19,8 +19,6 @@ _BYTES_PER_WEIGHT = {
     Precision.W8: 1.0 + _FP32 / BLOCK,
     Precision.W4: 0.5 + 2 * _FP32 / BLOCK,
 }
-_HEAD = {Precision.W4: Precision.W8}
-"""Precision of the head, where it is not that of the layers."""
 _LIBRARIES = 900e6  # resident after importing torch, transformers and ONNX Runtime, with their arenas
 _FP32_COPIES = {Precision.FP32: 2.0, Precision.FP16: 2.0, Precision.W8A16: 2.4, Precision.W8: 1.9, Precision.W4: 1.9}
 """FP32 copies of the weights at the peak: the source model's, its sessions', the quantiser's (docs/benchmarks.md).
@@ -61,7 +59,7 @@ def plan_export(shape: ModelShape, layer: int, precision: Precision) -> Plan:
     attention = 2 * projection * (shape.n_heads + shape.n_kv_heads)
     mlp = 3 * shape.width * shape.mlp_width
     vocabulary = shape.vocabulary * shape.width
-    weight, head = _BYTES_PER_WEIGHT[precision], _BYTES_PER_WEIGHT[_HEAD.get(precision, precision)]
+    weight, head = _BYTES_PER_WEIGHT[precision], _BYTES_PER_WEIGHT[precision.of_head]
     files = {
         "prefix.onnx": round(weight * (layer * (attention + mlp) + attention)),
         "edit.onnx": _FP32 * mlp,

@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from numpy.typing import NDArray
 from onnxruntime.quantization import CalibraterBase, CalibrationMethod, QDQQuantizer, QuantType, TensorData, TensorsData
 from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 
 from mobiedit.calibration.activation_ranges import RangeConfig, RangeObserver, TensorRange
+from mobiedit.runtime.execution import Feeds
 
 from .third_party import contained
-
-Feeds = dict[str, NDArray[Any]]
 
 _PRESCRIBED = {"Softmax": TensorRange(0.0, 1.0), "Sigmoid": TensorRange(0.0, 1.0)}
 """Ranges of outputs that the quantiser sets itself, as the NPU wants them."""

@@ -19,6 +19,9 @@ from .qnn_options import QnnOptions
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 """Settings of every tool's commands."""
 
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C stopped, as shells have it."""
+
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 
 
@@ -57,10 +60,6 @@ def _assignment(text: str) -> tuple[str, str]:
     if not equals:
         raise RequestError(f"{text!r} is not of the form NAME=VALUE: write for example htp_performance_mode=balanced")
     return name.strip(), value.strip()
-
-
-INTERRUPTED = 130
-"""Exit code of a command that Ctrl-C stopped, as shells have it."""
 
 
 @contextmanager

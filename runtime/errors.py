@@ -38,3 +38,8 @@ class ExportError(MobiEditError):
 
 class ExecutionError(MobiEditError):
     """The execution provider is not installed, has no device here, or does not take a graph."""
+
+
+def first_line(error: Exception) -> str:
+    """Return what a library's error says first, or else its type: a message of ours quotes no more than that."""
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from . import qnn
 from .configuration import ExecutionConfig
 from .costs import CostMeter
-from .errors import BundleError, NumericsError
+from .errors import BundleError, NumericsError, first_line
 
 Feeds = dict[str, NDArray[Any]]
 Fetched = dict[str, NDArray[np.float32]]
@@ -119,8 +119,4 @@ def _cpu_session(path: Path, options: ort.SessionOptions, fold_weights: bool) ->
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises several unrelated types
-        raise BundleError(f"{path.name} cannot be loaded ({_first_line(error)}): export the bundle again") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise BundleError(f"{path.name} cannot be loaded ({first_line(error)}): export the bundle again") from error

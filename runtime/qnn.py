@@ -17,7 +17,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from .errors import ExecutionError
+from .errors import ExecutionError, first_line
 from .qnn_options import QnnOptions
 from .soc import Soc, simulated_here
 
@@ -58,7 +58,7 @@ def open_session(path: Path, options: ort.SessionOptions, soc: Soc, chosen: QnnO
             return ort.InferenceSession(str(path), options)
     except Exception as error:  # ONNX Runtime raises several unrelated types
         raise ExecutionError(
-            f"{path.name} does not run as a whole on the NPU of {soc.name} ({_first_line(error)}): use --ep cpu"
+            f"{path.name} does not run as a whole on the NPU of {soc.name} ({first_line(error)}): use --ep cpu"
         ) from error
 
 
@@ -83,7 +83,7 @@ def _devices() -> tuple[list[Any], str]:
         backend = str(onnxruntime_qnn.get_qnn_htp_path())
     except Exception as error:  # a wheel of another platform, or of another version of ONNX Runtime
         raise ExecutionError(
-            f"the QNN provider cannot be loaded ({_first_line(error)}): "
+            f"the QNN provider cannot be loaded ({first_line(error)}): "
             "install a version of onnxruntime-qnn for this onnxruntime, or use --ep cpu"
         ) from error
     if not (found := _registered()):
@@ -109,7 +109,3 @@ def _notices_on_stderr() -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

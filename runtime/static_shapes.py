@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -72,8 +73,7 @@ class StaticSegment:
         self.name, self.inputs, self.outputs = name, inputs, outputs
         self._variants = tuple(sorted(variants, key=lambda variant: variant.work))
         self._mask_value = mask_value
-        self._open = open_graph
-        self._graphs: dict[Variant, Graph] = {}
+        self._graph = cache(lambda variant: open_graph(variant.axes))
 
     def run(self, feeds: Feeds, meter: CostMeter | None = None) -> Fetched:
         """Evaluate the segment.
@@ -128,11 +128,6 @@ class StaticSegment:
         """Return how many nodes of the smallest variant each provider runs."""
         return self._graph(self._variants[0]).placement()
 
-    def _graph(self, variant: Variant) -> Graph:
-        if variant not in self._graphs:
-            self._graphs[variant] = self._open(variant.axes)
-        return self._graphs[variant]
-
     def _mask(self, mask: NDArray[Any], past: int, variant: Variant) -> NDArray[Any]:
         """Return the mask [b, 1, t, p + t] of a variant: padding in the cache stands between it and the new tokens."""
         rows, _, tokens, _ = mask.shape
@@ -167,9 +162,7 @@ class StaticRows:
     ) -> None:
         self.name, self.inputs, self.outputs = name, inputs, outputs
         self._sizes = tuple(sorted(sizes))
-        self._axes = axes
-        self._open = open_graph
-        self._graphs: dict[int, Graph] = {}
+        self._graph = cache(lambda size: open_graph(axes(size)))
 
     def run(self, feeds: Feeds, meter: CostMeter | None = None) -> Fetched:
         """Evaluate the graph.
@@ -196,11 +189,6 @@ class StaticRows:
     def placement(self) -> dict[str, int]:
         """Return how many nodes of the smallest variant each provider runs."""
         return self._graph(self._sizes[0]).placement()
-
-    def _graph(self, size: int) -> Graph:
-        if size not in self._graphs:
-            self._graphs[size] = self._open(self._axes(size))
-        return self._graphs[size]
 
 
 def _padded(array: NDArray[Any], sizes: Mapping[int, int]) -> NDArray[Any]:
