@@ -84,7 +84,7 @@ def collect_key_statistics(
         count = min(len(caught[deepest]), wanted - seen)
         for layer, keys in caught.items():
             chosen = keys[:count].double()
-            totals[layer] += chosen.T @ chosen
+            totals[layer].addmm_(chosen.T, chosen)
         seen += count
         advance(count)
         if seen >= wanted:
@@ -93,9 +93,12 @@ def collect_key_statistics(
 
 
 def _inverse(total: Tensor, seen: int) -> NDArray[np.float32]:
-    covariance = total / max(seen, 1)
+    """Invert a covariance in its own memory, by Cholesky: at a width of 11,008 a copy is a gigabyte."""
+    covariance = total.div_(max(seen, 1)).mT  # in LAPACK's order of axes, and symmetric: it works in place
     covariance.diagonal().add_(_RIDGE * covariance.diagonal().mean())
-    return torch.linalg.inv(covariance).float().numpy()
+    torch.linalg.cholesky(covariance, out=covariance)
+    torch.cholesky_inverse(covariance, out=covariance)
+    return covariance.mT.float().numpy()
 
 
 class _KeysSeen(Exception):  # noqa: N818 - not an error: ends a forward at the deepest layer

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from .fact_rows import FactRows, FactRunner
 from .facts import FactSampler
 from .half_precision import bfloat16_pays
+from .widened import product
 
 _RIDGE = 1e-3  # of the unembedding's mean variance
 _WARM_UP, _LAST_RATE = 10, 0.1
+_ROWS = 8192  # of the unembedding at a time: a copy of it all would be a gigabyte in a large model
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,12 @@ class LensMaps(nn.Module):
         super().__init__()
         width = unembedding.shape[1]
         self.unembedding = unembedding
-        self.centre = unembedding.mean(dim=0)
-        covariance = (unembedding - self.centre).T @ (unembedding - self.centre) / len(unembedding)
+        self.centre = unembedding.mean(dim=0, dtype=torch.float32)
+        covariance, norms = _moments(unembedding, self.centre)
         values, vectors = torch.linalg.eigh(covariance + _RIDGE * covariance.diagonal().mean() * torch.eye(width))
         whitening = vectors @ torch.diag(values**-0.5) @ vectors.T / width**0.5
         self.error_whitening = whitening
-        self.token_whitening = whitening * (unembedding - self.centre).norm(dim=1).mean()
+        self.token_whitening = whitening * norms
         self.start = nn.Parameter(torch.zeros(positions, width, width))
         self.context = nn.Parameter(torch.zeros(width, width))
         self.bias = nn.Parameter(torch.zeros(width))
@@ -88,9 +90,13 @@ class LensMaps(nn.Module):
 
     def first_delta(self, facts: FactRows) -> Tensor:
         """Return the deltas [B, D] to start from, in units of the value's norm."""
-        directions = F.normalize(self.unembedding[facts.targets] - self.centre, dim=-1) @ self.token_whitening
+        directions = F.normalize(self.rows(facts.targets) - self.centre, dim=-1) @ self.token_whitening
         common = self.bias + F.normalize(facts.context, dim=-1) @ self.context
         return _per_row(directions, self.start, facts, common)
+
+    def rows(self, tokens: Tensor) -> Tensor:
+        """Return the unembedding's rows [M, D] of some tokens."""
+        return self.unembedding[tokens].float()
 
     def next_step(self, errors: Tensor, facts: FactRows) -> Tensor:
         """Return the steps [B, D] for the read-outs' errors [M, D], in units of the value's norm."""
@@ -121,7 +127,7 @@ def fit_lens(
     Parameters
     ----------
     unembedding
-        [V, D] of the source model.
+        [V, D] of the source model, in whatever precision it has.
     advance
         Told the number of rows after each batch.
     """
@@ -131,7 +137,7 @@ def fit_lens(
     width = unembedding.shape[1]
     gradients = torch.zeros(width, width)
     held_out = runner.run(sampler.rows(config.held_out))
-    head = unembedding.bfloat16() if bfloat16_pays() else unembedding
+    head = _Head.of(unembedding)
     before = _held_out_losses(maps, head, held_out, config)[0]  # the maps are zero, and so is delta
     batches = max(1, config.rows // config.batch)
     for index in range(batches):
@@ -160,34 +166,61 @@ def lens_numbers(width: int, config: LensConfig) -> int:
     return (2 * config.positions + 1) * width**2 + (2 + min(config.subspace, width)) * width
 
 
-def _stages(maps: LensMaps, head: Tensor, facts: FactRows, config: LensConfig) -> Iterator[tuple[Tensor, Tensor]]:
+def _stages(maps: LensMaps, head: _Head, facts: FactRows, config: LensConfig) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield losses [B] and deltas [B, D] of the start, then of each step; no gradient passes from one to the next."""
     delta = _clamped(maps.first_delta(facts), facts, config.clamp)
     for stage in range(config.steps + 1):
         if delta.requires_grad:
             delta.retain_grad()
-        log_probs = _log_probs(facts, delta, head)
+        log_probs = head.log_probs(facts, delta)
         chosen = log_probs.gather(-1, facts.targets[:, None])[:, 0]
         losses = torch.zeros(len(facts.lengths)).index_add(0, facts.owners, -chosen) / facts.lengths
         yield losses, delta
         if stage < config.steps:
             with torch.no_grad():
-                expected = log_probs.exp().to(head.dtype) @ head
-                errors = maps.unembedding[facts.targets] - expected.float()
+                errors = maps.rows(facts.targets) - head.expected_row(log_probs.exp())
             relative = delta.detach() / facts.value_norms[:, None] + maps.next_step(errors, facts)
             delta = _clamped(relative, facts, config.clamp)
 
 
 @torch.no_grad()
-def _held_out_losses(maps: LensMaps, head: Tensor, facts: FactRows, config: LensConfig) -> list[float]:
+def _held_out_losses(maps: LensMaps, head: _Head, facts: FactRows, config: LensConfig) -> list[float]:
     """Return the mean loss at the start and after each step."""
     return [float(losses.mean()) for losses, _ in _stages(maps, head, facts, config)]
 
 
-def _log_probs(facts: FactRows, delta: Tensor, head: Tensor) -> Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=head.dtype is torch.bfloat16):
-        hidden = facts.differentiable.readouts(delta)
-    return F.log_softmax((hidden.to(head.dtype) @ head.T).float(), dim=-1)
+@dataclass(frozen=True)
+class _Head:
+    """The vocabulary projection, in bfloat16 where that pays: ``half`` says that the layers shall be too."""
+
+    rows: Tensor
+    half: bool
+
+    @staticmethod
+    def of(unembedding: Tensor) -> _Head:
+        half = bfloat16_pays()
+        return _Head(unembedding.bfloat16() if half else unembedding, half)
+
+    def log_probs(self, facts: FactRows, delta: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.half):
+            hidden = facts.differentiable.readouts(delta)
+        return F.log_softmax(product(self._own(hidden), self.rows).float(), dim=-1)
+
+    def expected_row(self, probabilities: Tensor) -> Tensor:
+        return product(self._own(probabilities), self.rows.T).float()
+
+    def _own(self, x: Tensor) -> Tensor:
+        return x.bfloat16() if self.half else x.float()
+
+
+def _moments(unembedding: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the covariance [D, D] of the unembedding's rows and their mean distance to the centre."""
+    covariance, distance = torch.zeros(2 * [len(centre)]), torch.zeros(())
+    for rows in unembedding.split(_ROWS):
+        away = rows.float() - centre
+        covariance.addmm_(away.T, away)
+        distance += away.norm(dim=1).sum()
+    return covariance / len(unembedding), distance / len(unembedding)
 
 
 def _per_row(inputs: Tensor, maps: Tensor, facts: FactRows, out: Tensor) -> Tensor:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from mobiedit.runtime.decoder import Decoder, Slots
 from mobiedit.runtime.errors import ExportError
-from mobiedit.runtime.generation import Generator
+from mobiedit.runtime.prompt_rows import padded
 from mobiedit.runtime.readout_loss import log_softmax
 
 from .configuration import Precision
 
 FP32_TOLERANCE = 1e-3
 """Largest difference of a logit: FP32 sums in another order give about 1e-4 on logits of size 30."""
+
+_BATCH = 8  # texts read at a time: weights in half precision are widened anew for each
 
 
 @dataclass(frozen=True)
@@ -66,31 +71,64 @@ class Comparison:
         return asdict(self)
 
 
-@torch.no_grad()
+class Reference:
+    """Texts, and the logits [T, V] that the source model gave on them, kept in files.
+
+    Parameters
+    ----------
+    folder
+        Where the logits lie, and go with it.
+    """
+
+    def __init__(self, folder: Path, texts: Sequence[Sequence[int]]) -> None:
+        self.texts = texts
+        self._folder = folder
+
+    def logits(self, index: int) -> NDArray[np.float32]:
+        """Return what a text's tokens led to, from a memory map."""
+        found: NDArray[np.float32] = np.load(self._file(index), mmap_mode="r")
+        return found
+
+    @torch.no_grad()
+    def read(self, model: nn.Module, sink: int, advance: Callable[[int], None] = lambda texts: None) -> Self:
+        """Let the source model read the texts behind the sink token."""
+        for start in range(0, len(self.texts), _BATCH):
+            batch = self.texts[start : start + _BATCH]
+            final = model.model(torch.from_numpy(padded([[sink, *ids] for ids in batch])), use_cache=False)[0]
+            for index, (ids, hidden) in enumerate(zip(batch, final, strict=True), start):
+                np.save(self._file(index), model.lm_head(hidden[1 : 1 + len(ids)]).numpy())
+            advance(len(batch))
+        return self
+
+    def _file(self, index: int) -> Path:
+        return self._folder / f"logits.{index}.npy"
+
+
 def compare(
     decoder: Decoder,
     slots: Slots,
-    model: nn.Module,
-    sink: int,
-    texts: Sequence[Sequence[int]],
+    reference: Reference,
     advance: Callable[[int], None] = lambda texts: None,
 ) -> Comparison:
-    """Run texts through both; the source model reads them behind the sink token."""
-    generator = Generator(decoder, slots)
+    """Run the reference's texts through a decoder, one graph after another: each is needed for a while only."""
+    prefix_sink, suffix_sink = decoder.sink_caches(1)
+    residuals = [decoder.run_prefix(np.array([ids], np.int64), prefix_sink)[0] for ids in reference.texts]
+    edited = [decoder.run_edit(residual, slots).hidden for residual in residuals]
+    finals = [decoder.run_suffix(hidden, suffix_sink)[0] for hidden in edited]
     largest, cosines, before, after = 0.0, [], [], []
-    for ids in texts:
-        reference = model(torch.tensor([[sink, *ids]])).logits[0, 1:].numpy()
-        logits = generator.all_logits(ids)
-        largest = max(largest, float(np.abs(logits - reference).max()))
-        norms = np.linalg.norm(logits, axis=-1) * np.linalg.norm(reference, axis=-1)
-        cosines.append((logits * reference).sum(axis=-1) / norms)
+    for index, (ids, final) in enumerate(zip(reference.texts, finals, strict=True)):
+        wanted, logits = reference.logits(index), decoder.run_head(final[0])
+        largest = max(largest, float(np.abs(logits - wanted).max()))
+        norms = np.linalg.norm(logits, axis=-1) * np.linalg.norm(wanted, axis=-1)
+        cosines.append((logits * wanted).sum(axis=-1) / norms)
         following = np.array(ids[1:])[:, None]
-        before.append(-np.take_along_axis(log_softmax(reference[:-1]), following, axis=-1))
+        before.append(-np.take_along_axis(log_softmax(wanted[:-1]), following, axis=-1))
         after.append(-np.take_along_axis(log_softmax(logits[:-1]), following, axis=-1))
         advance(1)
     nll = float(np.concatenate(before).mean())
     change = float(np.concatenate(after).mean()) - nll
-    return Comparison(largest, float(np.concatenate(cosines).mean()), nll, change, sum(map(len, texts)))
+    tokens = sum(map(len, reference.texts))
+    return Comparison(largest, float(np.concatenate(cosines).mean()), nll, change, tokens)
 
 
 def require_exact(comparison: Comparison) -> None:

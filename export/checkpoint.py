@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from mobiedit.calibration.widened import HALVES, widen
 from mobiedit.runtime.errors import ExportError
 from mobiedit.runtime.files import sha256_of
 from mobiedit.runtime.manifest import BaseModel, ModelShape
@@ -128,7 +130,10 @@ def shape_of(config: Any) -> ModelShape:  # noqa: ANN401
 
 
 def load_checkpoint(source: Source, config: Any = None) -> Checkpoint:  # noqa: ANN401
-    """Load weights in FP32, tokenizer and identity.
+    """Load weights, tokenizer and identity.
+
+    The model computes in FP32. Weights that are stored in half precision stay so, on the file's pages where the
+    library maps it, and are widened when used (`widen`).
 
     Parameters
     ----------
@@ -143,9 +148,10 @@ def load_checkpoint(source: Source, config: Any = None) -> Checkpoint:  # noqa: 
     config = config or read_config(source)
     with _damage_as_error(source.name, "cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(source.folder, **source.options)
+        stored = _half_precision(source)
         model, loading = AutoModelForCausalLM.from_pretrained(
             source.folder,
-            dtype=torch.float32,
+            dtype=stored or torch.float32,
             use_safetensors=source.gguf is None or None,
             output_loading_info=True,
             **source.options,
@@ -164,6 +170,8 @@ def load_checkpoint(source: Source, config: Any = None) -> Checkpoint:  # noqa: 
             raise ExportError(f"weight {name} of {source.name} has NaN or infinity: get an intact checkpoint")
         if ".layers." in name and parameter.dim() == 2 and not parameter.any():
             raise ExportError(f"weight {name} of {source.name} is all zero: get an intact checkpoint")
+    if stored:
+        widen(model)
     base = BaseModel(source.name, config.model_type, source.revision, _weights_sha256(source))
     return Checkpoint(model, tokenizer, base, shape_of(config), _eos_tokens(model, tokenizer))
 
@@ -213,6 +221,17 @@ def _weights_sha256(source: Source) -> str:
     """Return one hash for all weight files: of the lines "hash  name", as sha256sum prints them."""
     lines = "".join(f"{sha256_of(path)}  {path.name}\n" for path in source.weight_files)
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _half_precision(source: Source) -> torch.dtype | None:
+    """Return the half precision that all weights are stored in, or None."""
+    if source.gguf:
+        return None
+    kinds = set()
+    for path in source.weight_files:
+        with safe_open(path, "pt") as file:
+            kinds |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - not a dict
+    return HALVES.get(kinds.pop()) if len(kinds) == 1 else None
 
 
 def _eos_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnx_ir
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mobiedit.runtime.bundle_layout import SEGMENT_OUTPUTS, segment_names
@@ -51,12 +57,15 @@ def graph_specs(model: nn.Module, shape: ModelShape, layer: int, slots: int) -> 
 
 
 def write_graph(spec: GraphSpec, path: Path) -> None:
-    """Export one graph to a new file, with its weights in ``<name>.data`` beside it."""
+    """Export one graph to a new file, with its weights in ``<name>.data`` beside it.
+
+    The weights are fetched one after another as they are written: no second copy of the model is ever held.
+    """
     axes = tuple(dict.fromkeys(named, _DYNAMIC) for _, named in spec.inputs.values())
     tensors = tuple(tensor for tensor, _ in spec.inputs.values())
     if isinstance(spec.module, DecoderSegment):
         axes = (*axes[:4], axes[4:])  # the segment takes its caches as *past
-    with contained(path.parent), torch.no_grad():
+    with contained(path.parent), torch.no_grad(), _placeholders(spec.module) as weights:
         program = torch.onnx.export(
             spec.module,
             tensors,
@@ -68,8 +77,47 @@ def write_graph(spec: GraphSpec, path: Path) -> None:
             verbose=False,
         )
         assert program is not None
-        program.save(str(path), external_data=True)
+        for name, weight in weights.items():
+            value = program.model.graph.initializers[name]
+            assert value.shape is not None
+            fetch = partial(_fetched, weight, name)
+            value.const_value = onnx_ir.LazyTensor(fetch, onnx_ir.DataType.FLOAT, value.shape, name=name)
+        onnx_ir.save(program.model, path, external_data=f"{path.name}.data")
     _name_axes(path, spec)
+
+
+class _Projection(nn.Module):
+    """A linear layer while its graph is traced: it has the weight's place and shape [D, N], not its numbers."""
+
+    def __init__(self, source: nn.Linear, number: int) -> None:
+        super().__init__()
+        # One number seen through a shape; another one for each weight, so that no two are taken for the same.
+        placeholder = torch.full((), float(number)).expand(source.in_features, source.out_features)
+        self.weight = nn.Parameter(placeholder, requires_grad=False)
+        self.bias = source.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Not F.linear: on two axes that exports as Gemm, which the quantisers pass over.
+        y = torch.matmul(x, self.weight)
+        return y if self.bias is None else y + self.bias
+
+
+@contextmanager
+def _placeholders(module: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Put placeholders where a module has linear layers; give the weights by the names that a graph has for them."""
+    linear = {name: child for name, child in module.named_modules() if isinstance(child, nn.Linear)}
+    try:
+        for number, (name, child) in enumerate(linear.items()):
+            module.set_submodule(name, _Projection(child, number))
+        yield {f"{name}.weight": child.weight.detach() for name, child in linear.items()}
+    finally:
+        for name, child in linear.items():
+            module.set_submodule(name, child)
+
+
+def _fetched(weight: Tensor, name: str) -> onnx_ir.TensorProtocol:
+    transposed: NDArray[np.float32] = weight.T.float().contiguous().numpy()
+    return onnx_ir.Tensor(transposed, name=name)
 
 
 def _segment_spec(segment: DecoderSegment, shape: ModelShape, output: str) -> GraphSpec:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mobiedit.calibration.fact_rows import FactRunner
 from mobiedit.calibration.facts import FactMix, FactSampler, facts_of_file, own_relations
 from mobiedit.calibration.lens import FittedLens, LensConfig, fit_lens
+from mobiedit.calibration.widened import WidenedLinear
 from mobiedit.runtime.decoder import Decoder, Slots
 from mobiedit.runtime.tokenizer import Tokenizer
 
@@ -40,7 +41,14 @@ def fit_export_lens(
     """
     model, shape = checkpoint.model, checkpoint.shape
     model.requires_grad_(False)
-    suffix = DecoderSegment(model.model.layers, layer + 1, shape.n_layers, shape, final_norm=model.model.norm)
+    suffix = DecoderSegment(
+        model.model.layers,
+        layer + 1,
+        shape.n_layers,
+        shape,
+        final_norm=model.model.norm,
+        recompute=isinstance(model.lm_head, WidenedLinear),  # a model that is stored in half is one that is large
+    )
     source = facts_of_file(config.facts) if config.facts else own_relations()
     sampler = FactSampler(tokenizer, source, lines, prefixes, FactMix(), seed=0)
     runner = FactRunner(decoder, suffix, inverse_covariance, Slots.empty(config.slots, shape))

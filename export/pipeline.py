@@ -5,20 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mobiedit.calibration.activation_ranges import RangeConfig, RangeMethod
 from mobiedit.calibration.facts import facts_of_file
-from mobiedit.calibration.graph_inputs import record_graph_inputs
+from mobiedit.calibration.graph_inputs import RecordedInputs, record_graph_inputs
 from mobiedit.calibration.key_statistics import KeyStatistics
-from mobiedit.calibration.sink import choose_sink, sink_cache
+from mobiedit.calibration.sink import choose_sink
 from mobiedit.calibration.text import default_text, held_out_text, read_text
 from mobiedit.runtime.bundle_layout import CONSTANTS, EMBEDDING, GRAPHS, KEY_STATISTICS, LENS, TOKENIZER, graph_file
 from mobiedit.runtime.bundle_parts import load_parts
@@ -26,17 +24,18 @@ from mobiedit.runtime.bundle_writer import BundleWriter, save_tensors
 from mobiedit.runtime.configuration import ExecutionConfig
 from mobiedit.runtime.costs import CostMeter
 from mobiedit.runtime.decoder import Decoder, DecoderParts, Slots
+from mobiedit.runtime.execution import Runnable
 from mobiedit.runtime.files import storage_errors
 from mobiedit.runtime.manifest import SCHEMA_VERSION, Manifest, to_json
 from mobiedit.runtime.tokenizer import Tokenizer
 
 from .canaries import choose_canaries
-from .check import Comparison, compare, require_close, require_exact
+from .check import Comparison, Reference, compare, require_close, require_exact
 from .checkpoint import Checkpoint, find_source, load_checkpoint, read_config, shape_of
 from .configuration import ExportConfig, Precision, Target
 from .conversion import CONVERTED, convert_graphs
 from .edit_layer import predict_layer
-from .graphs import graph_specs, write_graph
+from .fp32_stage import write_fp32
 from .layer_stage import MeasuredLayer, measure_layer
 from .lens_stage import fit_export_lens
 from .npu_check import compare_on_npu, require_simulator
@@ -44,7 +43,7 @@ from .plan import Plan, plan_export
 from .progress import Stages
 from .range_record import write_ranges
 from .static_quantisation import quantise_static
-from .token_rows import half_token_rows, token_rows
+from .token_rows import half_token_rows
 
 ROW_PREFIXES = (
     "{}",
@@ -139,15 +138,18 @@ class _Export:
         if self._config.precision is not Precision.FP32:
             save_tensors(self._writer.folder / EMBEDDING, half_token_rows(self._checkpoint))
         layer = self._measure_layer(sink.token)
-        with self._fp32_folder() as work:
-            self._write_fp32(work, sink.token)
-            fp32 = self._compare("check the FP32 graphs", self._parts(work), sink.token)
+        with self._work_folder() as work, self._fp32_folder() as fp32_folder:
+            source = self._write_fp32(fp32_folder, sink.token)
+            lens = self._fit_lens(source, layer.statistics)
+            inputs = self._record_activations(source)
+            reference = self._read_reference(work, sink.token)
+            model.to("meta")  # it is not needed any more: its memory is the graphs' from here on
+            fp32 = self._compare("check the FP32 graphs", self._parts(fp32_folder), reference)
             require_exact(fp32)
-            lens = self._fit_lens(work, layer.statistics)
             ranges = {}
             if self._config.precision is not Precision.FP32:
-                ranges = self._write_quantised(work)
-        written, canaries = self._check_written(fp32, sink.token)
+                ranges = self._write_quantised(fp32_folder, inputs)
+            written, canaries = self._check_written(fp32, reference)
         npu = self._check_npu() if self._config.target is Target.QNN else {}
         checks = {"fp32": fp32.to_dict(), "written": written.to_dict(), "sink_nll": sink.evidence, "npu_cosine": npu}
         keys = {"keys": layer.statistics.keys, "wanted": layer.statistics.wanted}
@@ -157,30 +159,26 @@ class _Export:
             self._writer.finish(to_json(manifest))
         return ExportReport(manifest, fp32, written, layer.notes)
 
+    def _work_folder(self) -> AbstractContextManager[Path]:
+        """Give a folder that is gone when the export is done."""
+        return _temporary_folder("work-", self._writer.folder)
+
     @contextmanager
     def _fp32_folder(self) -> Iterator[Path]:
         """Give the folder of the FP32 graphs: the bundle itself, or one that is gone once they are quantised."""
         if self._config.precision is Precision.FP32:
             yield self._writer.folder
             return
-        with tempfile.TemporaryDirectory(prefix="fp32-", dir=self._writer.folder) as name:
-            yield Path(name)
+        with _temporary_folder("fp32-", self._writer.folder) as folder:
+            yield folder
 
-    def _write_fp32(self, work: Path, sink: int) -> None:
-        """Write all that a decoder is loaded from, in FP32."""
-        checkpoint = self._checkpoint
-        specs = graph_specs(checkpoint.model, checkpoint.shape, self._layer, self._config.slots)
-        with self._stages.stage("write the FP32 graphs", len(specs)) as advance:
-            for graph, spec in specs.items():
-                write_graph(spec, work / graph_file(graph))
-                advance(1)
-        names = [f"sink_{part}.{i}" for i in range(checkpoint.shape.n_layers) for part in "kv"]
-        sink_tensors = dict(zip(names, sink_cache(checkpoint.model, sink), strict=True))
-        frequencies = checkpoint.model.model.rotary_emb.inv_freq.numpy().astype(np.float32)
-        save_tensors(work / CONSTANTS, {"inverse_frequencies": frequencies, **sink_tensors})
-        save_tensors(work / EMBEDDING, token_rows(checkpoint))
+    def _write_fp32(self, folder: Path, sink: int) -> DecoderParts:
+        """Write the FP32 graphs; return what a decoder is loaded from, with the source model's own ones instead."""
+        config = self._config
+        graphs = write_fp32(self._checkpoint, self._layer, config.slots, sink, folder, self._stages)
+        return self._parts(folder, graphs)
 
-    def _write_quantised(self, work: Path) -> dict[str, Any]:
+    def _write_quantised(self, work: Path, inputs: RecordedInputs | None) -> dict[str, Any]:
         """Write the bundle's graphs from the FP32 ones; constants and edit layer are the same.
 
         Returns what the manifest's statistics say of them.
@@ -188,30 +186,35 @@ class _Export:
         folder = self._writer.folder
         for path in (work / CONSTANTS, *work.glob(f"{graph_file('edit')}*")):
             shutil.copy(path, folder)
-        if self._config.precision is Precision.W8A16:
-            return {"ranges": self._quantise_static(work)}
+        if inputs is not None:
+            return {"ranges": self._quantise_static(work, inputs)}
         with self._stages.stage("convert the graphs", len(CONVERTED)) as advance:
             convert_graphs(work, folder, self._config.precision, advance)
         return {}
 
-    def _quantise_static(self, work: Path) -> dict[str, Any]:
-        config, ranges = RangeConfig(self._config.ranges or RangeMethod.MIN_MAX), {}
+    def _record_activations(self, source: DecoderParts) -> RecordedInputs | None:
+        """Return what the graphs are fed on calibration text, for the precision that needs it."""
+        if self._config.precision is not Precision.W8A16:
+            return None
         texts = self._encode(_spread(self._lines, self._config.samples))
         with self._stages.stage("record activations", len(texts)) as advance:
-            inputs = record_graph_inputs(self._parts(work), texts, self._config.slots, advance=advance)
+            return record_graph_inputs(source, texts, self._config.slots, advance=advance)
+
+    def _quantise_static(self, work: Path, inputs: RecordedInputs) -> dict[str, Any]:
+        config, ranges = RangeConfig(self._config.ranges or RangeMethod.MIN_MAX), {}
         with self._stages.stage("quantise the graphs", len(CONVERTED)) as advance:
             for graph in CONVERTED:
                 name = graph_file(graph)
                 ranges[graph] = quantise_static(work / name, self._writer.folder / name, getattr(inputs, graph), config)
                 advance(1)
-        return write_ranges(self._writer.folder, ranges, config.method, len(texts))
+        return write_ranges(self._writer.folder, ranges, config.method, self._config.samples)
 
-    def _check_written(self, fp32: Comparison, sink: int) -> tuple[Comparison, tuple[str, ...]]:
+    def _check_written(self, fp32: Comparison, reference: Reference) -> tuple[Comparison, tuple[str, ...]]:
         """Compare the bundle's graphs with the source model and choose the canaries; no session outlives this call."""
         folder, precision, written = self._writer.folder, self._config.precision, fp32
         parts = self._parts(folder)
         if precision is not Precision.FP32:
-            written = self._compare(f"check the {precision} graphs", parts, sink)
+            written = self._compare(f"check the {precision} graphs", parts, reference)
             require_close(written, precision)
         with self._stages.stage("choose the canaries"):
             canaries = choose_canaries(Decoder(parts, CostMeter()), self._empty, Tokenizer(folder / TOKENIZER))
@@ -221,11 +224,14 @@ class _Export:
         with self._stages.stage("check on the NPU simulator", len(GRAPHS)) as advance:
             return compare_on_npu(self._writer.folder, advance)
 
-    def _compare(self, title: str, parts: DecoderParts, sink: int) -> Comparison:
+    def _read_reference(self, work: Path, sink: int) -> Reference:
         texts = [ids for ids in self._encode(held_out_text()[:_CHECK_LINES]) if len(ids) > 1]
-        with self._stages.stage(title, len(texts)) as advance:
-            decoder = Decoder(parts, CostMeter())
-            return compare(decoder, self._empty, self._checkpoint.model, sink, texts, advance)
+        with self._stages.stage("read held-out text", len(texts)) as advance:
+            return Reference(work, texts).read(self._checkpoint.model, sink, advance)
+
+    def _compare(self, title: str, parts: DecoderParts, reference: Reference) -> Comparison:
+        with self._stages.stage(title, len(reference.texts)) as advance:
+            return compare(Decoder(parts, CostMeter()), self._empty, reference, advance)
 
     def _measure_layer(self, sink: int) -> MeasuredLayer:
         """Choose the edit layer and write its key statistics."""
@@ -236,13 +242,13 @@ class _Export:
         save_tensors(folder / KEY_STATISTICS, {"inverse_covariance": layer.statistics.inverse_covariance})
         return layer
 
-    def _fit_lens(self, work: Path, statistics: KeyStatistics) -> dict[str, Any]:
+    def _fit_lens(self, source: DecoderParts, statistics: KeyStatistics) -> dict[str, Any]:
         """Fit and write the lens; return what the manifest says of it."""
         folder = self._writer.folder
         with self._stages.stage("fit the lens", self._config.lens_rows) as advance:
             lens = fit_export_lens(
                 self._checkpoint,
-                Decoder(self._parts(work), CostMeter()),
+                Decoder(source, CostMeter()),
                 Tokenizer(folder / TOKENIZER),
                 self._layer,
                 statistics.inverse_covariance,
@@ -254,8 +260,9 @@ class _Export:
         save_tensors(folder / LENS, lens.tensors)
         return {"bytes": (folder / LENS).stat().st_size, **lens.evidence}
 
-    def _parts(self, folder: Path) -> DecoderParts:
-        return load_parts(folder, self._checkpoint.shape, self._layer, MASK_VALUE, ExecutionConfig(), fold_weights=True)
+    def _parts(self, folder: Path, graphs: Mapping[str, Runnable] | None = None) -> DecoderParts:
+        shape, execution = self._checkpoint.shape, ExecutionConfig()
+        return load_parts(folder, shape, self._layer, MASK_VALUE, execution, fold_weights=True, graphs=graphs)
 
     def _encode(self, lines: Sequence[str]) -> list[list[int]]:
         tokenizer = self._checkpoint.tokenizer
@@ -285,6 +292,12 @@ class _Export:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             files=self._writer.entries(),
         )
+
+
+@contextmanager
+def _temporary_folder(prefix: str, parent: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as name:
+        yield Path(name)
 
 
 def _spread(lines: Sequence[str], count: int) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every torch reader knows
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from mobiedit.runtime.manifest import ModelShape
@@ -111,6 +112,9 @@ class DecoderSegment(nn.Module):
         The prefix: the last layer stops after its attention, since its MLP is the edit graph.
     final_norm
         The suffix: the model's last norm is applied to the result.
+    recompute
+        For a gradient, keep each layer's input alone and run the layer again: a large model's inner values would be
+        gigabytes.
     """
 
     def __init__(
@@ -122,8 +126,10 @@ class DecoderSegment(nn.Module):
         *,
         open_end: bool = False,
         final_norm: nn.Module | None = None,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute
         self.indices = range(start, stop)
         self.attentions = nn.ModuleList(Attention(layers[i], shape) for i in self.indices)
         closed = self.indices[:-1] if open_end else self.indices
@@ -150,12 +156,16 @@ class DecoderSegment(nn.Module):
             The residual stream [B, T, D], then the new tokens' K and V of each layer in turn.
         """
         new: list[Tensor] = []
-        for i, attention in enumerate(self.attentions):
-            hidden, k, v = attention(hidden, cos, sin, mask, past[2 * i], past[2 * i + 1])
+        for i in range(len(self.attentions)):
+            inputs = (i, hidden, cos, sin, mask, past[2 * i], past[2 * i + 1])
+            again = self.recompute and hidden.requires_grad
+            hidden, k, v = checkpoint(self._layer, *inputs, use_reentrant=False) if again else self._layer(*inputs)
             new += [k, v]
-            if i < len(self.mlps):
-                hidden = self.mlps[i](hidden)
         return self.final_norm(hidden), *new
+
+    def _layer(self, index: int, hidden: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        hidden, k, v = self.attentions[index](hidden, *inputs)
+        return (self.mlps[index](hidden) if index < len(self.mlps) else hidden), k, v
 
 
 class EditLayer(nn.Module):
@@ -185,5 +195,5 @@ class Head(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return logits [M, V] of normalised hidden states [M, D]."""
-        # A linear layer on two axes exports as Gemm, which the quantisers pass over.
-        return torch.matmul(hidden, self.projection.weight.transpose(0, 1))
+        logits: Tensor = self.projection(hidden)
+        return logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ def load_parts(
     *,
     fold_weights: bool,
     rows: int = 1,
+    graphs: Mapping[str, Runnable] | None = None,
 ) -> DecoderParts:
     """Open the four graphs and read the constants.
 
@@ -35,6 +37,8 @@ def load_parts(
         As in `Graph`; the NPU does not fold.
     rows
         Of an edit: where shapes are fixed, one of them has so many.
+    graphs
+        Others to be run instead of those in the folder, by name.
 
     Raises
     ------
@@ -49,8 +53,9 @@ def load_parts(
     vocabulary, unembedding = read_tensors(folder / EMBEDDING), "embedding" if shape.tied_head else "unembedding"
     if absent := [name for name in ("embedding", unembedding) if name not in vocabulary]:
         raise BundleError(f"{EMBEDDING} lacks {absent[0]!r}: export the bundle again")
-    graphs: dict[str, Runnable]
-    if config.provider is ExecutionProvider.QNN:
+    if graphs is not None:
+        pass
+    elif config.provider is ExecutionProvider.QNN:
         graphs = static_graphs(folder, shape, edit_layer, mask_value, rows, config)
     else:
         graphs = {name: Graph(folder / graph_file(name), config, fold_weights=fold_weights) for name in GRAPHS}

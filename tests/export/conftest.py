@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from mobiedit.calibration.activation_ranges import TensorRange
-from mobiedit.export import pipeline
+from mobiedit.export import fp32_stage, pipeline
 from mobiedit.runtime.bundle_layout import RANGES
 
 
@@ -37,7 +37,7 @@ def written_graphs(fp32_bundle: Path, w8a16_bundle: Path, monkeypatch: pytest.Mo
         ends = json.loads((w8a16_bundle / RANGES).read_text())["graphs"][target.stem]
         return {name: TensorRange(low, high) for name, (low, high) in ends.items()}
 
-    monkeypatch.setattr(pipeline, "write_graph", lambda spec, path: copy(fp32_bundle, path))
+    monkeypatch.setattr(fp32_stage, "write_graph", lambda spec, path: copy(fp32_bundle, path))
     monkeypatch.setattr(pipeline, "quantise_static", copy_static)
 
 

@@ -15,6 +15,7 @@ from mobiedit.export.check import (
     FP32_TOLERANCE,
     LIMITS,
     Comparison,
+    Reference,
     compare,
     require_close,
     require_exact,
@@ -42,24 +43,31 @@ def texts(tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
     return [tokenizer(line).input_ids for line in held_out_text()[:6]]
 
 
+def compared(bundle: Bundle, reference: Reference) -> Comparison:
+    return compare(bundle.decoder, Slots.empty(3, bundle.manifest.shape), reference)
+
+
 def test_comparison_is_exact_when_graphs_are_the_model(
-    opened: Bundle, source_model: nn.Module, texts: list[list[int]]
+    opened: Bundle, source_model: nn.Module, texts: list[list[int]], tmp_path: Path
 ) -> None:
     slots = Slots.empty(3, opened.manifest.shape)
     advanced: list[int] = []
-    result = compare(opened.decoder, slots, source_model, opened.manifest.sink_token, texts, advanced.append)
+    read: list[int] = []
+    reference = Reference(tmp_path, texts).read(source_model, opened.manifest.sink_token, read.append)
+    result = compare(opened.decoder, slots, reference, advanced.append)
     # FP32 sums in another order: about 1e-5 on logits of this size.
     assert 0 < result.max_abs_logit_difference <= 1e-4
     assert result.mean_cosine == pytest.approx(1, abs=1e-6)
     assert result.nll_change == pytest.approx(0, abs=1e-5)
     assert result.tokens == sum(map(len, texts))
     assert advanced == [1] * len(texts)
+    assert sum(read) == len(texts)
     require_exact(result)
     require_close(result, Precision.FP16)
 
 
 def test_comparison_has_the_models_own_nll_when_text_is_read(
-    opened: Bundle, source_model: nn.Module, texts: list[list[int]]
+    opened: Bundle, source_model: nn.Module, texts: list[list[int]], tmp_path: Path
 ) -> None:
     sink = opened.manifest.sink_token
     total = 0.0
@@ -67,25 +75,25 @@ def test_comparison_has_the_models_own_nll_when_text_is_read(
         with torch.no_grad():
             logits = source_model(torch.tensor([[sink, *ids]])).logits[0, 1:-1]
         total += float(nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum"))
-    result = compare(opened.decoder, Slots.empty(3, opened.manifest.shape), source_model, sink, texts)
+    result = compared(opened, Reference(tmp_path, texts).read(source_model, sink))
     assert result.nll == pytest.approx(total / sum(len(ids) - 1 for ids in texts), abs=1e-4)  # FP32 means
 
 
 def test_comparison_is_refused_when_one_weight_is_another(
-    opened: Bundle, source_model: nn.Module, texts: list[list[int]]
+    opened: Bundle, source_model: nn.Module, texts: list[list[int]], tmp_path: Path
 ) -> None:
     other = copy.deepcopy(source_model)
     with torch.no_grad():
         other.model.layers[2].self_attn.v_proj.weight[3] += 1
-    result = compare(opened.decoder, Slots.empty(3, opened.manifest.shape), other, opened.manifest.sink_token, texts)
+    result = compared(opened, Reference(tmp_path, texts).read(other, opened.manifest.sink_token))
     with pytest.raises(ExportError, match="differ from the source model"):
         require_exact(result)
 
 
 def test_comparison_is_refused_when_sink_is_another(
-    opened: Bundle, source_model: nn.Module, texts: list[list[int]]
+    opened: Bundle, source_model: nn.Module, texts: list[list[int]], tmp_path: Path
 ) -> None:
-    result = compare(opened.decoder, Slots.empty(3, opened.manifest.shape), source_model, 5, texts)
+    result = compared(opened, Reference(tmp_path, texts).read(source_model, 5))
     with pytest.raises(ExportError, match="differ from the source model"):
         require_exact(result)
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from mobiedit.export import checkpoint as checkpoint_module
 from mobiedit.export.checkpoint import SMOLLM2, find_source, load_checkpoint, read_config, shape_of
@@ -120,13 +120,31 @@ def test_folder_is_loaded_when_it_has_safetensors(llama: Path, source_model: nn.
     assert torch.equal(logits(loaded.model), logits(source_model))
 
 
-def test_weights_are_fp32_and_frozen_when_stored_in_half_precision(folder: Path) -> None:
-    change_weights(folder, lambda tensors: tensors.update({name: t.bfloat16() for name, t in tensors.items()}))
-    change_json(folder / "config.json", dtype="bfloat16")
-    model = load_checkpoint(find_source(str(folder))).model
+def test_weights_are_fp32_and_frozen_when_stored_in_fp32(llama: Path) -> None:
+    model = load_checkpoint(find_source(str(llama))).model
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert not model.training
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_matrices_stay_in_half_precision_when_stored_so(folder: Path, half: torch.dtype) -> None:
+    change_weights(folder, lambda tensors: tensors.update({name: t.to(half) for name, t in tensors.items()}))
+    model = load_checkpoint(find_source(str(folder))).model
+    assert {parameter.dtype for parameter in model.parameters() if parameter.dim() == 2} == {half}
+    assert {parameter.dtype for parameter in model.parameters() if parameter.dim() == 1} == {torch.float32}
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    exact = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    # The same numbers in FP32 arithmetic.
+    assert torch.allclose(logits(model), logits(exact), rtol=0, atol=1e-6)
+
+
+def test_weights_are_fp32_when_only_some_are_stored_in_half_precision(folder: Path) -> None:
+    change_weights(folder, lambda tensors: tensors.update({DOWN: tensors[DOWN].bfloat16()}))
+    change_json(folder / "config.json", dtype="bfloat16")  # what the configuration says is not what is there
+    model = load_checkpoint(find_source(str(folder))).model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert torch.equal(model.lm_head.weight, load_file(folder / "model.safetensors")["model.embed_tokens.weight"])
 
 
 def test_shape_has_the_models_defaults_when_configuration_does_not_say(folder: Path) -> None:

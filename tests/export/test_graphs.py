@@ -1,5 +1,6 @@
 """The written FP32 graphs: names, axes, operators that an NPU takes, and where the weights lie."""
 
+import copy
 from collections import Counter
 from pathlib import Path
 
@@ -10,9 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+from mobiedit.calibration.widened import WidenedLinear, widen
+from mobiedit.export.graphs import graph_specs, write_graph
+from mobiedit.export.segment import DecoderSegment
 from mobiedit.runtime import open_bundle
 from mobiedit.runtime.bundle_layout import GRAPHS
 from mobiedit.runtime.decoder import Slots
+from mobiedit.runtime.manifest import read_manifest
 
 SEGMENTS = {"prefix": ("residual_out", (0, 1)), "suffix": ("hidden_out", (2, 3))}
 Axes = dict[str, list[str | int]]
@@ -143,3 +148,33 @@ def test_edit_graph_is_a_changed_down_projection_when_slots_are_taken(
     np.testing.assert_allclose(out.keys, key.numpy(), atol=1e-4)
     np.testing.assert_allclose(out.values, value.numpy(), atol=1e-3)
     np.testing.assert_allclose(out.hidden, residual + value.numpy(), atol=1e-3)
+
+
+def test_gradient_is_the_same_when_layers_are_recomputed(source_model: nn.Module, fp32_bundle: Path) -> None:
+    shape = read_manifest(fp32_bundle).shape
+    inputs = [tensor for tensor, _ in graph_specs(source_model, shape, 1, 3)["suffix"].inputs.values()]
+    gradients = []
+    for recompute in (False, True):
+        segment = DecoderSegment(source_model.model.layers, 2, 4, shape, recompute=recompute)
+        hidden = inputs[0].clone().requires_grad_()
+        segment(hidden, *inputs[1:])[0].square().sum().backward()
+        gradients.append(hidden.grad)
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+def test_graphs_are_those_of_the_fp32_copy_when_checkpoint_is_in_half_precision(
+    half: str, source_model: nn.Module, fp32_bundle: Path, tmp_path: Path
+) -> None:
+    shape = read_manifest(fp32_bundle).shape
+    rounded = copy.deepcopy(source_model).to(getattr(torch, half))
+    exact = copy.deepcopy(rounded).float()
+    widen(rounded)
+    files = {}
+    for name, model in {"half": rounded, "exact": exact}.items():
+        path = tmp_path / name / "suffix.onnx"
+        path.parent.mkdir()
+        write_graph(graph_specs(model, shape, 1, 3)["suffix"], path)
+        files[name] = path.with_name("suffix.onnx.data").read_bytes()
+    assert files["half"] == files["exact"]
+    assert all(isinstance(layer.mlp.up_proj, WidenedLinear) for layer in rounded.model.layers)  # not the placeholders

@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from safetensors.numpy import load_file
 
 from mobiedit.calibration.activation_ranges import RangeConfig, RangeMethod
 from mobiedit.calibration.text import held_out_text
-from mobiedit.export import check, pipeline
+from mobiedit.export import check, fp32_stage, pipeline
 from mobiedit.export.checkpoint import find_source, load_checkpoint
 from mobiedit.export.configuration import ExportConfig, Precision
 from mobiedit.export.pipeline import export_bundle, predict
@@ -78,6 +79,11 @@ def fail_with(error: BaseException) -> Callable[..., Any]:
         raise error
 
     return fail
+
+
+def home_of(stage: str) -> ModuleType:
+    """The module that calls a stage."""
+    return fp32_stage if stage in ("write_graph", "sink_cache") else pipeline
 
 
 # The manifest
@@ -255,7 +261,7 @@ STAGES = (
 def test_nothing_is_left_when_a_stage_is_interrupted(
     stage: str, config: ExportConfig, written_graphs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, stage, fail_with(KeyboardInterrupt()))
+    monkeypatch.setattr(home_of(stage), stage, fail_with(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         export(config)
     assert left(config) == []
@@ -265,7 +271,7 @@ def test_nothing_is_left_when_a_stage_is_interrupted(
 def test_nothing_is_left_when_a_stage_fails(
     stage: str, config: ExportConfig, written_graphs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, stage, fail_with(RuntimeError("a bug")))
+    monkeypatch.setattr(home_of(stage), stage, fail_with(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         export(config)
     assert left(config) == []
@@ -420,7 +426,7 @@ def test_export_is_a_storage_error_when_the_system_refuses_tensors(
     config: ExportConfig, monkeypatch: pytest.MonkeyPatch, limit_file_size: Callable[[int], None]
 ) -> None:
     monkeypatch.setattr(
-        pipeline, "write_graph", lambda spec, path: None
+        fp32_stage, "write_graph", lambda spec, path: None
     )  # the embedding is written before they are read
     limit_file_size(100_000)
     with pytest.raises(StorageError, match=r"\Acannot write [^\n]+\Z"):
