@@ -141,7 +141,7 @@ class _Export:
         with self._work_folder() as work, self._fp32_folder() as fp32_folder:
             source = self._write_fp32(fp32_folder, sink.token)
             lens = self._fit_lens(source, layer.statistics)
-            inputs = self._record_activations(source)
+            inputs = self._record_activations(source, work)
             reference = self._read_reference(work, sink.token)
             model.to("meta")  # it is not needed any more: its memory is the graphs' from here on
             fp32 = self._compare("check the FP32 graphs", self._parts(fp32_folder), reference)
@@ -192,13 +192,13 @@ class _Export:
             convert_graphs(work, folder, self._config.precision, advance)
         return {}
 
-    def _record_activations(self, source: DecoderParts) -> RecordedInputs | None:
+    def _record_activations(self, source: DecoderParts, work: Path) -> RecordedInputs | None:
         """Return what the graphs are fed on calibration text, for the precision that needs it."""
         if self._config.precision is not Precision.W8A16:
             return None
         texts = self._encode(_spread(self._lines, self._config.samples))
         with self._stages.stage("record activations", len(texts)) as advance:
-            return record_graph_inputs(source, texts, self._config.slots, advance=advance)
+            return record_graph_inputs(source, texts, self._config.slots, work, advance=advance)
 
     def _quantise_static(self, work: Path, inputs: RecordedInputs) -> dict[str, Any]:
         config, ranges = RangeConfig(self._config.ranges or RangeMethod.MIN_MAX), {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,11 @@ def texts(tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def recorded(parts: DecoderParts, texts: list[list[int]]) -> RecordedInputs:
-    return record_graph_inputs(parts, texts, SLOTS)
+def recorded(parts: DecoderParts, texts: list[list[int]], tmp_path_factory: pytest.TempPathFactory) -> RecordedInputs:
+    return record_graph_inputs(parts, texts, SLOTS, tmp_path_factory.mktemp("feeds"))
 
 
-def assert_equal(one: list[Feeds], other: list[Feeds]) -> None:
+def assert_equal(one: Sequence[Feeds], other: Sequence[Feeds]) -> None:
     assert len(one) == len(other)
     for left, right in zip(one, other, strict=True):
         assert left.keys() == right.keys()
@@ -49,7 +50,7 @@ def assert_equal(one: list[Feeds], other: list[Feeds]) -> None:
 
 @pytest.mark.parametrize("graph", ["prefix", "suffix", "head"])
 def test_feeds_are_the_graphs_inputs_when_recorded(graph: str, recorded: RecordedInputs, parts: DecoderParts) -> None:
-    feeds: list[Feeds] = getattr(recorded, graph)
+    feeds: Sequence[Feeds] = getattr(recorded, graph)
     assert len(feeds) == 2 * len(LINES)  # two pieces of each text
     for feed in feeds:
         assert tuple(feed) == getattr(parts, graph).inputs
@@ -116,32 +117,43 @@ def test_head_reads_what_the_suffix_wrote_when_recorded(recorded: RecordedInputs
 
 @pytest.mark.parametrize("graph", ["prefix", "suffix", "head"])
 def test_feeds_are_the_same_when_seed_is_the_same(
-    graph: str, recorded: RecordedInputs, parts: DecoderParts, texts: list[list[int]]
+    graph: str, recorded: RecordedInputs, parts: DecoderParts, texts: list[list[int]], tmp_path: Path
 ) -> None:
-    assert_equal(getattr(recorded, graph), getattr(record_graph_inputs(parts, texts, SLOTS), graph))
+    assert_equal(getattr(recorded, graph), getattr(record_graph_inputs(parts, texts, SLOTS, tmp_path), graph))
 
 
 def test_only_what_follows_the_edit_differs_when_seed_is_another(
-    recorded: RecordedInputs, parts: DecoderParts, texts: list[list[int]]
+    recorded: RecordedInputs, parts: DecoderParts, texts: list[list[int]], tmp_path: Path
 ) -> None:
-    other = record_graph_inputs(parts, texts, SLOTS, seed=1)
+    other = record_graph_inputs(parts, texts, SLOTS, tmp_path, seed=1)
     assert_equal(recorded.prefix, other.prefix)
     for one, two in zip(recorded.suffix, other.suffix, strict=True):
         assert (one["hidden"] != two["hidden"]).any()
 
 
-def test_text_is_one_piece_when_it_has_one_token(parts: DecoderParts) -> None:
-    result = record_graph_inputs(parts, [[77]], SLOTS)
+def test_feeds_are_in_files_alone_when_recorded(recorded: RecordedInputs) -> None:
+    first = recorded.suffix[0]
+    first["hidden"][:] = 0  # what was read is the reader's own
+    assert (recorded.suffix[0]["hidden"] != 0).any()
+    assert_equal(recorded.suffix[-1:], list(recorded.suffix)[-1:])
+    with pytest.raises(IndexError):
+        recorded.suffix[len(recorded.suffix)]
+
+
+def test_text_is_one_piece_when_it_has_one_token(parts: DecoderParts, tmp_path: Path) -> None:
+    result = record_graph_inputs(parts, [[77]], SLOTS, tmp_path)
     assert len(result.prefix) == len(result.suffix) == len(result.head) == 1
     assert result.prefix[0]["hidden"].shape == (1, 1, 64)
 
 
-def test_text_is_cut_at_48_tokens_when_longer(parts: DecoderParts) -> None:
-    result = record_graph_inputs(parts, [list(range(40, 140))], SLOTS)
+def test_text_is_cut_at_48_tokens_when_longer(parts: DecoderParts, tmp_path: Path) -> None:
+    result = record_graph_inputs(parts, [list(range(40, 140))], SLOTS, tmp_path)
     assert [feed["hidden"].shape[1] for feed in result.prefix] == [24, 24]
 
 
-def test_progress_is_told_for_each_text_when_recorded(parts: DecoderParts, texts: list[list[int]]) -> None:
+def test_progress_is_told_for_each_text_when_recorded(
+    parts: DecoderParts, texts: list[list[int]], tmp_path: Path
+) -> None:
     advanced: list[int] = []
-    record_graph_inputs(parts, texts[:3], SLOTS, advance=advanced.append)
+    record_graph_inputs(parts, texts[:3], SLOTS, tmp_path, advance=advanced.append)
     assert advanced == [1, 1, 1]

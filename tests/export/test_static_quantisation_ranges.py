@@ -30,11 +30,15 @@ GRAPHS = ("prefix", "suffix", "head")
 
 
 @pytest.fixture(scope="module")
-def recorded(fp32_bundle: Path, tokenizer: PreTrainedTokenizerFast) -> RecordedInputs:
+def recorded(
+    fp32_bundle: Path, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+) -> RecordedInputs:
     manifest = open_bundle(fp32_bundle, verify=False).manifest
     shape, layer, mask = manifest.shape, manifest.edit_layer, manifest.mask_value
     parts = load_parts(fp32_bundle, shape, layer, mask, ExecutionConfig(), fold_weights=False)
-    return record_graph_inputs(parts, [tokenizer(line).input_ids for line in default_text()[:4]], 3)
+    return record_graph_inputs(
+        parts, [tokenizer(line).input_ids for line in default_text()[:4]], 3, tmp_path_factory.mktemp("feeds")
+    )
 
 
 @pytest.fixture
