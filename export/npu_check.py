@@ -58,7 +58,7 @@ def compare_on_npu(folder: Path, advance: Callable[[int], None] = lambda graphs:
             npu = Graph(path, ExecutionConfig(provider=ExecutionProvider.QNN, soc=SIMULATED), axes=_AXES).run(feeds)
         except ExecutionError as error:
             raise ExportError(str(error).replace("--ep cpu", "--target cpu")) from error
-        cosines[graph] = min(_cosine(npu[name], cpu[name]) for name in cpu)
+        cosines[graph] = min(cosine(npu[name], cpu[name]) for name in cpu)
         if not cosines[graph] >= MIN_COSINE:
             raise ExportError(
                 f"{path.name} gives other results on the NPU (cosine {cosines[graph]:.4f}): use --target cpu"
@@ -78,5 +78,6 @@ def _random_feeds(path: Path) -> Feeds:
     return feeds
 
 
-def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Return the cosine of two arrays of the same shape."""
     return float((a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b)))

@@ -13,16 +13,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from mobiedit.calibration.text import default_text
 from mobiedit.export.configuration import ExportConfig, Precision
 from mobiedit.export.pipeline import export_bundle
 from mobiedit.export.progress import Stages
 from mobiedit.runtime import Bundle, open_bundle
+from scripts.support.byte_level import train_tokenizer
 
-END = "<|endoftext|>"
 VOCABULARY = 600
 SHAPE = {
     "hidden_size": 64,
@@ -42,15 +40,7 @@ SHAPE = {
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer trained on the project's sentences."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
-    )
-    core.train_from_iterator(default_text(), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=END)
+    return train_tokenizer(VOCABULARY)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 import click
 import matplotlib as mpl
-from click.core import ParameterSource
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -24,6 +22,7 @@ from mobiedit.runtime.evaluation.bench import measure_record
 from mobiedit.runtime.files import storage_errors, write_atomic
 
 from .bench_options import bench_parameters
+from .command_line import arguments_of, without_folders
 from .tables import Cell, markdown_table, text_table
 
 optimizer_option = click.option(
@@ -68,7 +67,7 @@ class Experiment:
         click.echo(text_table(rows))
         manifest = bundle.manifest
         settings = {
-            "base": _without_folders(manifest.base.name),
+            "base": without_folders(manifest.base.name),
             "precision": manifest.precision,
             "edit_layer": manifest.edit_layer,
             "data": self.data.name,
@@ -78,7 +77,7 @@ class Experiment:
         context = click.get_current_context()
         if "optimizer" in context.params:
             settings["optimizer"] = context.params["optimizer"]
-        command = f"python -m scripts.experiments.{name} {_arguments(context)}"
+        command = f"python -m scripts.experiments.{name} {arguments_of(context)}"
         described = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())
         page = f"# {title}\n\n    {command}\n\n{described}.\n\n{markdown_table(rows)}\n\n![{title}]({name}.svg)\n"
         document = {"command": command, "settings": settings, "rows": rows}
@@ -112,24 +111,3 @@ def new_figure(title: str, columns: int) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(4.5 * columns, 3.5), layout="constrained")
     figure.suptitle(title)
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
-
-
-def _arguments(context: click.Context) -> str:
-    """Return the command line as given, without the folders in front of names: they are of one machine."""
-    words = []
-    for parameter in context.command.params:
-        value = context.params.get(parameter.name)
-        if parameter.name == "out" or context.get_parameter_source(parameter.name) is ParameterSource.DEFAULT:
-            continue
-        values = value if isinstance(value, tuple) else (value,)
-        for each in values:
-            if isinstance(parameter, click.Option):
-                words.append(parameter.opts[0])
-            if not getattr(parameter, "is_flag", False):
-                words.append(_without_folders(each) if isinstance(each, str | Path) else str(each))
-    return shlex.join(words)
-
-
-def _without_folders(name: str | Path) -> str:
-    """Return the last part of a path; other names, such as a Hub's, as they are."""
-    return Path(name).name if isinstance(name, Path) or Path(name).exists() else name
