@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,6 +17,18 @@ def default_text() -> list[str]:
 def held_out_text() -> list[str]:
     """Return the sentences that no calibration sees, on which an export is checked."""
     return _lines(files(__package__).joinpath("held_out.txt").read_text("utf-8"))
+
+
+def spread(lines: Sequence[str], count: int) -> list[str]:
+    """Return ``count`` lines, evenly spread, or all of them where there are fewer."""
+    step = max(1, len(lines) // count)
+    return list(lines[::step][:count])
+
+
+def between(lines: Sequence[str], count: int) -> list[str]:
+    """Return ``count`` evenly spread lines, each from the middle between two of those that `spread` gives."""
+    step = max(1, len(lines) // count)
+    return list(lines[step // 2 :: step][:count])
 
 
 def read_text(path: Path) -> list[str]:

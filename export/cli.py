@@ -15,6 +15,7 @@ from mobiedit.calibration.activation_ranges import RangeMethod
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand, echo_json
 from mobiedit.runtime.errors import ExportError, RequestError
 
+from .activation_table import activation_lines
 from .configuration import ExportConfig, Precision, Target
 
 _LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
@@ -35,12 +36,23 @@ _LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
     "--target",
     type=click.Choice([t.value for t in Target]),
     default=Target.CPU.value,
-    help="What the bundle is for; qnn takes w8a16 only.",
+    help="What the bundle is for; qnn takes w8a16, w8a8 and mixed.",
 )
 @click.option(
     "--ranges",
     type=click.Choice([m.value for m in RangeMethod]),
-    help="How the activation ranges of w8a16 are chosen; minmax by default.",
+    help="How static activation ranges are chosen; by default minmax, at 8 bits mse.",
+)
+@click.option(
+    "--nll-budget",
+    type=float,
+    help="mixed: what 8-bit activations may add to the NLL of calibration text, nats a token; 0.05 by default.",
+)
+@click.option("--rotate/--no-rotate", default=None, help="Rotate the residual stream, folded into the weights.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    help="A folder for the error of each layer: a table, a plot and the figures.",
 )
 @click.option("--samples", type=int, default=32, help="Lines of calibration text that the ranges are taken from.")
 @click.option(
@@ -144,6 +156,9 @@ def main(
         f"  {manifest.precision} graphs: cosine {written.mean_cosine:.4f}, NLL {written.nll:.3f} "
         f"{written.nll_change:+.4f}, on {written.tokens} held-out tokens"
     )
+    if activations := manifest.statistics.get("activations"):
+        for line in activation_lines(activations):
+            click.echo(line)
     if chosen := manifest.statistics.get("ranges"):
         for line in _range_lines(chosen):
             click.echo(line)

@@ -15,6 +15,8 @@ class Precision(StrEnum):
     """Numbers of the prefix, suffix and head graphs; the edit layer's MLP is always FP32."""
 
     W8A16 = "w8a16"
+    W8A8 = "w8a8"
+    MIXED = "mixed"
     W8 = "w8"
     W4 = "w4"
     FP16 = "fp16"
@@ -24,6 +26,15 @@ class Precision(StrEnum):
     def of_head(self) -> Precision:
         """The head's: under ``w4`` it has 8 bits, since it bears 4 badly (docs/benchmarks.md)."""
         return Precision.W8 if self is Precision.W4 else self
+
+
+STATIC = (Precision.W8A16, Precision.W8A8, Precision.MIXED)
+"""Precisions with static activations: they have ranges, and the NPU takes them."""
+
+ROTATED = (Precision.W8A8, Precision.MIXED)
+"""Precisions that a rotation serves (docs/benchmarks.md): it is on by default for these."""
+
+NLL_BUDGET = 0.05
 
 
 class Target(StrEnum):
@@ -46,7 +57,15 @@ class ExportConfig:
     layer
         The edit layer, or None to choose it.
     ranges
-        How activation ranges are chosen, or None for `RangeMethod.MIN_MAX`; for w8a16 alone.
+        How activation ranges are chosen, or None for `RangeMethod.MIN_MAX`; for static
+        precisions alone. At 8 bits it is `RangeMethod.MSE`.
+    nll_budget
+        Largest joint cost of the 8-bit activations on calibration text (nats a token), or None for 0.05; for mixed
+        alone.
+    rotate
+        Whether the residual stream is rotated, or None for what the precision is best with.
+    report
+        A folder for the error of each layer, or None.
     samples
         Lines of calibration text that the ranges are taken from.
     calibration_text
@@ -67,6 +86,9 @@ class ExportConfig:
     precision: Precision = Precision.W8A16
     target: Target = Target.CPU
     ranges: RangeMethod | None = None
+    nll_budget: float | None = None
+    rotate: bool | None = None
+    report: Path | None = None
     samples: int = 32
     calibration_text: Path | None = None
     dynamic_multiplier: float = 10.0
@@ -85,14 +107,34 @@ class ExportConfig:
             raise RequestError("--lens-rows must be 1 or more: 6000 is a good value")
         if self.samples < 1:
             raise RequestError("--samples must be 1 or more: 32 is a good value")
-        if self.ranges is not None and self.precision is not Precision.W8A16:
+        if self.ranges is not None and self.precision not in STATIC:
             raise RequestError(
                 f"--ranges does not fit --precision {self.precision}, which has no static activations: "
                 "use --precision w8a16, or leave --ranges out"
             )
         if not (math.isfinite(self.dynamic_multiplier) and self.dynamic_multiplier > 0):
             raise RequestError("--dynamic-multiplier must be above 0: 10 is a good value")
-        if self.target is Target.QNN and self.precision is not Precision.W8A16:
+        if self.nll_budget is not None:
+            if self.precision is not Precision.MIXED:
+                raise RequestError(
+                    f"--nll-budget does not fit --precision {self.precision}: use --precision mixed, or leave it out"
+                )
+            if not (math.isfinite(self.nll_budget) and self.nll_budget > 0):
+                raise RequestError(f"--nll-budget must be above 0: {NLL_BUDGET} is a good value")
+        if self.target is Target.QNN and self.precision not in STATIC:
             raise RequestError(
-                f"the NPU does not take {self.precision} graphs: use --precision w8a16 with --target qnn"
+                f"the NPU does not take {self.precision} graphs: use --precision w8a16 (or mixed, or w8a8) "
+                "with --target qnn"
             )
+
+    @property
+    def budget(self) -> float:
+        """What ``nll_budget`` stands for, nats a token; 0 where no activations have a choice."""
+        if self.precision is not Precision.MIXED:
+            return 0.0
+        return NLL_BUDGET if self.nll_budget is None else self.nll_budget
+
+    @property
+    def rotated(self) -> bool:
+        """What ``rotate`` stands for."""
+        return self.precision in ROTATED if self.rotate is None else self.rotate

@@ -22,6 +22,9 @@ from mobiedit.runtime.soc import SIMULATED
 MIN_COSINE = 0.999
 """Between the simulator and the CPU provider on the same file: integer arithmetic rounds a little differently."""
 
+MIN_COSINE_AT_8_BITS = 0.99
+"""The same where some activations have 8 bits: one step is 257 times as long, and random inputs fill few of them."""
+
 _AXES = {"batch": 2, "tokens": 4, "past": 6, "total": 10, "rows": 4}  # the NPU takes fixed shapes only
 
 
@@ -40,7 +43,9 @@ def require_simulator() -> None:
         )
 
 
-def compare_on_npu(folder: Path, advance: Callable[[int], None] = lambda graphs: None) -> dict[str, float]:
+def compare_on_npu(
+    folder: Path, advance: Callable[[int], None] = lambda graphs: None, min_cosine: float = MIN_COSINE
+) -> dict[str, float]:
     """Return the cosine between simulator and CPU of each graph's outputs, on random inputs.
 
     Raises
@@ -59,7 +64,7 @@ def compare_on_npu(folder: Path, advance: Callable[[int], None] = lambda graphs:
         except ExecutionError as error:
             raise ExportError(str(error).replace("--ep cpu", "--target cpu")) from error
         cosines[graph] = min(cosine(npu[name], cpu[name]) for name in cpu)
-        if not cosines[graph] >= MIN_COSINE:
+        if not cosines[graph] >= min_cosine:
             raise ExportError(
                 f"{path.name} gives other results on the NPU (cosine {cosines[graph]:.4f}): use --target cpu"
             )

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import importlib.metadata
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mobiedit.calibration.activation_ranges import RangeConfig, RangeMethod
 from mobiedit.calibration.facts import facts_of_file
-from mobiedit.calibration.graph_inputs import RecordedInputs, record_graph_inputs
 from mobiedit.calibration.key_statistics import KeyStatistics
 from mobiedit.calibration.sink import choose_sink
-from mobiedit.calibration.text import default_text, held_out_text, read_text
-from mobiedit.runtime.bundle_layout import CONSTANTS, EMBEDDING, GRAPHS, KEY_STATISTICS, LENS, TOKENIZER, graph_file
+from mobiedit.calibration.text import default_text, held_out_text, read_text, spread
+from mobiedit.runtime.bundle_layout import EMBEDDING, GRAPHS, KEY_STATISTICS, LENS, TOKENIZER
 from mobiedit.runtime.bundle_parts import load_parts
 from mobiedit.runtime.bundle_writer import BundleWriter, save_tensors
 from mobiedit.runtime.configuration import ExecutionConfig
@@ -30,19 +27,19 @@ from mobiedit.runtime.manifest import SCHEMA_VERSION, Manifest, to_json
 from mobiedit.runtime.tokenizer import Tokenizer
 
 from .canaries import choose_canaries
-from .check import Comparison, Reference, compare, require_close, require_exact
+from .check import Comparison, Reference, accuracy_notes, compare, require_close, require_exact
 from .checkpoint import Checkpoint, find_source, load_checkpoint, read_config, shape_of
 from .configuration import ExportConfig, Precision, Target
-from .conversion import CONVERTED, convert_graphs
 from .edit_layer import predict_layer
+from .error_report import layer_errors, require_report, write_report
 from .fp32_stage import write_fp32
 from .layer_stage import MeasuredLayer, measure_layer
 from .lens_stage import fit_export_lens
-from .npu_check import compare_on_npu, require_simulator
+from .npu_check import MIN_COSINE, MIN_COSINE_AT_8_BITS, compare_on_npu, require_simulator
 from .plan import Plan, plan_export
 from .progress import Stages
-from .range_record import write_ranges
-from .static_quantisation import quantise_static
+from .quantise_stage import QuantiseStage
+from .rotation_stage import rotate_checkpoint
 from .token_rows import half_token_rows
 
 ROW_PREFIXES = (
@@ -76,6 +73,8 @@ def predict(config: ExportConfig) -> Plan:
     source = find_source(config.model, config.revision, trust_remote_code=config.trust_remote_code)
     shape = shape_of(read_config(source))
     layer = predict_layer(shape, config.layer)
+    if config.rotated:
+        shape = replace(shape, tied_head=False)
     plan = plan_export(shape, layer, config.precision)
     if config.layer is not None:
         return plan
@@ -102,13 +101,20 @@ def export_bundle(config: ExportConfig, stages: Stages | None = None) -> ExportR
     predict_layer(shape_of(model_config), config.layer)  # a layer that is not there is refused before any work
     if config.target is Target.QNN:
         require_simulator()
+    if config.report:
+        require_report(config.report)
     lines = read_text(config.calibration_text) if config.calibration_text else default_text()
     if config.facts:
         facts_of_file(config.facts)  # a bad file is refused before any work
     with BundleWriter(config.out, force=config.force) as writer, storage_errors(f"write {config.out}"):
         with stages.stage("load the model"):
             checkpoint = load_checkpoint(source, model_config)
-        return _Export(config, checkpoint, lines, writer, stages).run()
+        rotation: dict[str, Any] = {}
+        if config.rotated:
+            with stages.stage("rotate the residual stream"):
+                rotated = rotate_checkpoint(checkpoint)
+            checkpoint, rotation = rotated.checkpoint, {"rotation": rotated.evidence}
+        return _Export(config, checkpoint, rotation, lines, writer, stages).run()
 
 
 class _Export:
@@ -118,12 +124,14 @@ class _Export:
         self,
         config: ExportConfig,
         checkpoint: Checkpoint,
+        rotation: dict[str, Any],
         lines: Sequence[str],
         writer: BundleWriter,
         stages: Stages,
     ) -> None:
         self._config = config
         self._checkpoint = checkpoint
+        self._rotation = rotation
         self._lines = lines
         self._writer = writer
         self._stages = stages
@@ -133,35 +141,31 @@ class _Export:
     def run(self) -> ExportReport:
         model, tokenizer = self._checkpoint.model, self._checkpoint.tokenizer
         with self._stages.stage("choose the sink token"):
-            sink = choose_sink(model, tokenizer, _spread(self._lines, _SINK_LINES))
+            sink = choose_sink(model, tokenizer, spread(self._lines, _SINK_LINES))
         tokenizer.backend_tokenizer.save(str(self._writer.folder / TOKENIZER))
         if self._config.precision is not Precision.FP32:
             save_tensors(self._writer.folder / EMBEDDING, half_token_rows(self._checkpoint))
         layer = self._measure_layer(sink.token)
-        with self._work_folder() as work, self._fp32_folder() as fp32_folder:
+        with _temporary_folder("work-", self._writer.folder) as work, self._fp32_folder() as fp32_folder:
             source = self._write_fp32(fp32_folder, sink.token)
             lens = self._fit_lens(source, layer.statistics)
-            inputs = self._record_activations(source, work)
             reference = self._read_reference(work, sink.token)
-            model.to("meta")  # it is not needed any more: its memory is the graphs' from here on
+            if self._config.report is None:
+                model.to("meta")  # it is not needed any more: its memory is the graphs' from here on
             fp32 = self._compare("check the FP32 graphs", self._parts(fp32_folder), reference)
             require_exact(fp32)
             ranges = {}
             if self._config.precision is not Precision.FP32:
-                ranges = self._write_quantised(fp32_folder, inputs)
-            written, canaries = self._check_written(fp32, reference)
+                ranges = self._quantise(fp32_folder)
+            written, canaries = self._check_written(fp32, reference, sink.token)
         npu = self._check_npu() if self._config.target is Target.QNN else {}
         checks = {"fp32": fp32.to_dict(), "written": written.to_dict(), "sink_nll": sink.evidence, "npu_cosine": npu}
         keys = {"keys": layer.statistics.keys, "wanted": layer.statistics.wanted}
-        statistics = {**keys, **ranges, "layer": layer.evidence, "lens": lens}
+        statistics = {**keys, **ranges, **self._rotation, "layer": layer.evidence, "lens": lens}
         manifest = self._manifest(sink.token, canaries, statistics, checks)
         with self._stages.stage("write the manifest"):
             self._writer.finish(to_json(manifest))
-        return ExportReport(manifest, fp32, written, layer.notes)
-
-    def _work_folder(self) -> AbstractContextManager[Path]:
-        """Give a folder that is gone when the export is done."""
-        return _temporary_folder("work-", self._writer.folder)
+        return ExportReport(manifest, fp32, written, (*layer.notes, *accuracy_notes(written, self._config.precision)))
 
     @contextmanager
     def _fp32_folder(self) -> Iterator[Path]:
@@ -178,51 +182,37 @@ class _Export:
         graphs = write_fp32(self._checkpoint, self._layer, config.slots, sink, folder, self._stages)
         return self._parts(folder, graphs)
 
-    def _write_quantised(self, work: Path, inputs: RecordedInputs | None) -> dict[str, Any]:
-        """Write the bundle's graphs from the FP32 ones; constants and edit layer are the same.
+    def _quantise(self, work: Path) -> dict[str, Any]:
+        """Write the bundle's graphs from the FP32 ones; return what the manifest's statistics say of them."""
+        return QuantiseStage(
+            work,
+            self._writer.folder,
+            self._config,
+            self._layer,
+            self._empty,
+            self._parts,
+            self._encode,
+            self._lines,
+            self._stages,
+        ).run()
 
-        Returns what the manifest's statistics say of them.
-        """
-        folder = self._writer.folder
-        for path in (work / CONSTANTS, *work.glob(f"{graph_file('edit')}*")):
-            shutil.copy(path, folder)
-        if inputs is not None:
-            return {"ranges": self._quantise_static(work, inputs)}
-        with self._stages.stage("convert the graphs", len(CONVERTED)) as advance:
-            convert_graphs(work, folder, self._config.precision, advance)
-        return {}
-
-    def _record_activations(self, source: DecoderParts, work: Path) -> RecordedInputs | None:
-        """Return what the graphs are fed on calibration text, for the precision that needs it."""
-        if self._config.precision is not Precision.W8A16:
-            return None
-        texts = self._encode(_spread(self._lines, self._config.samples))
-        with self._stages.stage("record activations", len(texts)) as advance:
-            return record_graph_inputs(source, texts, self._config.slots, work, advance=advance)
-
-    def _quantise_static(self, work: Path, inputs: RecordedInputs) -> dict[str, Any]:
-        config, ranges = RangeConfig(self._config.ranges or RangeMethod.MIN_MAX), {}
-        with self._stages.stage("quantise the graphs", len(CONVERTED)) as advance:
-            for graph in CONVERTED:
-                name = graph_file(graph)
-                ranges[graph] = quantise_static(work / name, self._writer.folder / name, getattr(inputs, graph), config)
-                advance(1)
-        return write_ranges(self._writer.folder, ranges, config.method, self._config.samples)
-
-    def _check_written(self, fp32: Comparison, reference: Reference) -> tuple[Comparison, tuple[str, ...]]:
+    def _check_written(self, fp32: Comparison, reference: Reference, sink: int) -> tuple[Comparison, tuple[str, ...]]:
         """Compare the bundle's graphs with the source model and choose the canaries; no session outlives this call."""
         folder, precision, written = self._writer.folder, self._config.precision, fp32
         parts = self._parts(folder)
         if precision is not Precision.FP32:
             written = self._compare(f"check the {precision} graphs", parts, reference)
-            require_close(written, precision)
+            require_close(written, precision, self._config.budget)
+        if self._config.report:
+            self._report(self._config.report, parts, reference, sink, written)
         with self._stages.stage("choose the canaries"):
             canaries = choose_canaries(Decoder(parts, CostMeter()), self._empty, Tokenizer(folder / TOKENIZER))
         return written, canaries
 
     def _check_npu(self) -> dict[str, float]:
         with self._stages.stage("check on the NPU simulator", len(GRAPHS)) as advance:
-            return compare_on_npu(self._writer.folder, advance)
+            limit = MIN_COSINE if self._config.precision is Precision.W8A16 else MIN_COSINE_AT_8_BITS
+            return compare_on_npu(self._writer.folder, advance, limit)
 
     def _read_reference(self, work: Path, sink: int) -> Reference:
         texts = [ids for ids in self._encode(held_out_text()[:_CHECK_LINES]) if len(ids) > 1]
@@ -232,6 +222,14 @@ class _Export:
     def _compare(self, title: str, parts: DecoderParts, reference: Reference) -> Comparison:
         with self._stages.stage(title, len(reference.texts)) as advance:
             return compare(Decoder(parts, CostMeter()), self._empty, reference, advance)
+
+    def _report(self, folder: Path, parts: DecoderParts, reference: Reference, sink: int, written: Comparison) -> None:
+        """Write the error of each layer."""
+        with self._stages.stage("report the error of each layer", len(reference.texts)) as advance:
+            model, empty = self._checkpoint.model, self._empty
+            errors = layer_errors(parts, self._writer.folder, model, sink, empty, reference.texts, advance)
+        facts = {"rotated": self._config.rotated, "check": written.to_dict()}
+        write_report(folder, str(self._config.precision), errors, facts)
 
     def _measure_layer(self, sink: int) -> MeasuredLayer:
         """Choose the edit layer and write its key statistics."""
@@ -298,9 +296,3 @@ class _Export:
 def _temporary_folder(prefix: str, parent: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as name:
         yield Path(name)
-
-
-def _spread(lines: Sequence[str], count: int) -> list[str]:
-    """Return ``count`` lines, evenly spread."""
-    step = max(1, len(lines) // count)
-    return list(lines[::step][:count])

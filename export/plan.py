@@ -16,11 +16,21 @@ _BYTES_PER_WEIGHT = {
     Precision.FP32: 4.0,
     Precision.FP16: 2.0,
     Precision.W8A16: 1.0,
+    Precision.W8A8: 1.0,
+    Precision.MIXED: 1.0,
     Precision.W8: 1.0 + _FP32 / BLOCK,
     Precision.W4: 0.5 + 2 * _FP32 / BLOCK,
 }
 _LIBRARIES = 900e6  # resident after importing torch, transformers and ONNX Runtime, with their arenas
-_FP32_COPIES = {Precision.FP32: 2.0, Precision.FP16: 2.0, Precision.W8A16: 2.4, Precision.W8: 1.9, Precision.W4: 1.9}
+_FP32_COPIES = {
+    Precision.FP32: 2.0,
+    Precision.FP16: 2.0,
+    Precision.W8A16: 2.4,
+    Precision.W8A8: 2.4,
+    Precision.MIXED: 3.4,
+    Precision.W8: 1.9,
+    Precision.W4: 1.9,
+}
 """FP32 copies of the weights at the peak: the source model's, its sessions', the quantiser's (docs/benchmarks.md).
 
 Fitted to exports for fp32, w8a16 and w8; fp16 and w4 are taken to be as fp32 and w8."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle_info import describe
-from .bundle_layout import EDITS, KEY_STATISTICS, LENS, NPU_PRECISION, TOKENIZER
+from .bundle_layout import EDITS, KEY_STATISTICS, LENS, NPU_PRECISIONS, TOKENIZER
 from .bundle_parts import load_parts, read_tensors
 from .configuration import EditConfig, ExecutionConfig, Optimizer
 from .costs import CostMeter
@@ -59,10 +59,10 @@ def open_bundle(path: str | Path, execution: ExecutionConfig | None = None, *, v
         raise BundleError(f"{folder / EDITS} is a link: put the folder itself there")
     execution = execution or ExecutionConfig()
     manifest = read_manifest(folder)
-    if execution.target and manifest.precision != NPU_PRECISION:
+    if execution.target and manifest.precision not in NPU_PRECISIONS:
         raise RequestError(
-            f"the bundle is {manifest.precision}, the NPU takes {NPU_PRECISION} alone: export with --target qnn, "
-            "or use --ep cpu"
+            f"the bundle is {manifest.precision}, the NPU takes {', '.join(NPU_PRECISIONS)} alone: "
+            "export with --target qnn, or use --ep cpu"
         )
     verify_files(folder, manifest, hashes=verify)
     require_listed_data(folder, manifest.files)
@@ -216,7 +216,7 @@ class Bundle:
             manifest.edit_layer,
             manifest.mask_value,
             self.execution,
-            fold_weights=manifest.precision == NPU_PRECISION,
+            fold_weights=manifest.precision in NPU_PRECISIONS,
             rows=len(manifest.row_prefixes) + 1,  # and the kept row
         )
         return Decoder(parts, CostMeter())

@@ -16,11 +16,11 @@ KEY_STATISTICS = "key_statistics.safetensors"
 LENS = "lens.safetensors"
 """The fields of `Lens`, float16."""
 RANGES = "ranges.json"
-"""Activation ranges of the ``w8a16`` graphs: by graph and tensor its low and high end. A record; nothing reads it."""
+"""Static activation ranges: by graph and tensor its low and high end. A record; nothing reads it."""
 TOKENIZER = "tokenizer.json"
 EDITS = "edits"
-NPU_PRECISION = "w8a16"
-"""What the manifest calls the precision of static 8-bit weights and 16-bit activations."""
+NPU_PRECISIONS = ("w8a16", "w8a8", "mixed")
+"""What the manifest calls the precisions of static 8-bit weights and static activations: those that the NPU takes."""
 
 
 def graph_file(name: str) -> str:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from mobiedit.calibration.activation_ranges import TensorRange
-from mobiedit.export import fp32_stage, pipeline
+from mobiedit.export import fp32_stage, quantise_stage
 from mobiedit.runtime.bundle_layout import RANGES
 
 
@@ -38,7 +38,7 @@ def written_graphs(fp32_bundle: Path, w8a16_bundle: Path, monkeypatch: pytest.Mo
         return {name: TensorRange(low, high) for name, (low, high) in ends.items()}
 
     monkeypatch.setattr(fp32_stage, "write_graph", lambda spec, path: copy(fp32_bundle, path))
-    monkeypatch.setattr(pipeline, "quantise_static", copy_static)
+    monkeypatch.setattr(quantise_stage, "quantise_static", copy_static)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from safetensors.numpy import load_file, save_file
 
 from mobiedit.calibration.activation_ranges import RangeMethod
-from mobiedit.export import pipeline
+from mobiedit.export import pipeline, quantise_stage
 from mobiedit.export.cli import _choice_line, _range_lines, main
 from mobiedit.export.static_quantisation import quantise_static
 from mobiedit.runtime.manifest import read_manifest
@@ -303,7 +303,7 @@ def test_lines_name_place_and_checks_when_exported(
 def test_graphs_pass_their_check_when_ranges_are_chosen_another_way(
     ranges: str, llama: Path, out: Path, written_graphs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "quantise_static", quantise_static)  # not the session's graphs
+    monkeypatch.setattr(quantise_stage, "quantise_static", quantise_static)  # not the session's graphs
     result = run(llama, "--out", out, "--layer", 1, *QUICK, "--ranges", ranges, "--samples", 8, "--json")
     assert result.exit_code == 0, result.output
     stated = json.loads(result.stdout)["statistics"]["ranges"]
@@ -316,7 +316,7 @@ def test_other_ranges_are_the_remedy_when_clipping_loses_the_model(
     llama: Path, out: Path, written_graphs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Half of the random model's tensors have values above 4, and no outliers that could be spared.
-    monkeypatch.setattr(pipeline, "quantise_static", quantise_static)
+    monkeypatch.setattr(quantise_stage, "quantise_static", quantise_static)
     result = run(llama, "--out", out, "--layer", 1, *QUICK, "--ranges", "clip", "--samples", 8, "--json")
     assert_refused(result, "use --ranges minmax")
 

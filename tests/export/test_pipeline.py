@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 
 from mobiedit.calibration.activation_ranges import RangeConfig, RangeMethod
 from mobiedit.calibration.text import held_out_text
-from mobiedit.export import check, fp32_stage, pipeline
+from mobiedit.export import check, fp32_stage, pipeline, quantise_stage
 from mobiedit.export.checkpoint import find_source, load_checkpoint
 from mobiedit.export.configuration import ExportConfig, Precision
 from mobiedit.export.pipeline import export_bundle, predict
@@ -83,7 +83,7 @@ def fail_with(error: BaseException) -> Callable[..., Any]:
 
 def home_of(stage: str) -> ModuleType:
     """The module that calls a stage."""
-    return fp32_stage if stage in ("write_graph", "sink_cache") else pipeline
+    return next(module for module in (pipeline, fp32_stage, quantise_stage) if hasattr(module, stage))
 
 
 # The manifest
@@ -172,13 +172,13 @@ def test_ranges_are_taken_from_the_lines_that_were_asked_for_when_quantised(
     config: ExportConfig, written_graphs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    fake = pipeline.quantise_static
+    fake = quantise_stage.quantise_static
 
     def watch(source: Path, target: Path, feeds: list[Any], ranges: RangeConfig) -> Any:
         seen.append((len(feeds), ranges))
         return fake(source, target, feeds, ranges)
 
-    monkeypatch.setattr(pipeline, "quantise_static", watch)
+    monkeypatch.setattr(quantise_stage, "quantise_static", watch)
     report = export(replace(config, ranges=RangeMethod.CLIP, samples=3))
     assert seen == 3 * [(6, RangeConfig(RangeMethod.CLIP))]  # two pieces of each line
     stated = report.manifest.statistics["ranges"]

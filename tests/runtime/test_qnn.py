@@ -175,7 +175,9 @@ def test_graph_is_refused_in_one_line_when_the_npu_does_not_take_a_node(
 
 
 def test_bundle_is_refused_in_one_line_when_it_is_not_for_the_npu(fp32_bundle: Path) -> None:
-    with pytest.raises(RequestError, match=r"\Athe bundle is fp32, the NPU takes w8a16 alone: [^\n]+--target qnn, "):
+    with pytest.raises(
+        RequestError, match=r"\Athe bundle is fp32, the NPU takes w8a16, w8a8, mixed alone: [^\n]+--target qnn, "
+    ):
         open_bundle(fp32_bundle, NPU)
 
 
