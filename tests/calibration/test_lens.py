@@ -175,14 +175,14 @@ def test_start_is_clamped_when_maps_ask_for_more(
     clamp: float, maps: LensMaps, facts: FactRows, unembedding: Tensor
 ) -> None:
     maps.bias.data += 10
-    stages = fitting._stages(maps, unembedding, facts, LensConfig(clamp=clamp))
+    stages = fitting._stages(maps, fitting._Head.of(unembedding), facts, LensConfig(clamp=clamp))
     for _, delta in stages:
         torch.testing.assert_close(delta.norm(dim=-1), clamp * facts.value_norms, rtol=1e-5, atol=0)
 
 
 def test_gradient_reaches_the_maps_of_its_stage_alone_when_backpropagated(unembedding: Tensor, facts: FactRows) -> None:
     maps = LensMaps(unembedding, 3)
-    for stage, (loss, _) in enumerate(fitting._stages(maps, unembedding, facts, LensConfig())):
+    for stage, (loss, _) in enumerate(fitting._stages(maps, fitting._Head.of(unembedding), facts, LensConfig())):
         maps.zero_grad()
         loss.mean().backward()
         moved = {name for name, p in maps.named_parameters() if p.grad is not None and p.grad.any()}
@@ -196,7 +196,7 @@ def test_errors_are_the_gradient_of_the_targets_log_probability_when_a_step_is_a
     asked: list[Tensor] = []
     step = maps.next_step
     monkeypatch.setattr(maps, "next_step", lambda errors, rows: asked.append(errors) or step(errors, rows))
-    deltas = [delta for _, delta in fitting._stages(maps, unembedding, facts, LensConfig())]
+    deltas = [delta for _, delta in fitting._stages(maps, fitting._Head.of(unembedding), facts, LensConfig())]
     for delta, errors in zip(deltas, asked, strict=False):
         hidden = facts.differentiable.readouts(delta).detach().requires_grad_()
         chosen = torch.log_softmax(hidden @ unembedding.T, dim=-1).gather(-1, facts.targets[:, None])
@@ -208,7 +208,7 @@ def test_errors_are_the_gradient_of_the_targets_log_probability_when_a_step_is_a
 def test_losses_are_the_rows_mean_nll_when_targets_differ_in_length(
     maps: LensMaps, facts: FactRows, unembedding: Tensor
 ) -> None:
-    losses, delta = next(iter(fitting._stages(maps, unembedding, facts, LensConfig())))
+    losses, delta = next(iter(fitting._stages(maps, fitting._Head.of(unembedding), facts, LensConfig())))
     nll = nn.functional.cross_entropy(
         facts.differentiable.readouts(delta) @ unembedding.T, facts.targets, reduction="none"
     )
