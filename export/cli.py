@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from mobiedit.calibration.activation_ranges import RangeMethod
+from mobiedit.runtime.bundle_info import describe_contexts
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand, echo_json
 from mobiedit.runtime.errors import ExportError, RequestError
 
@@ -73,6 +74,8 @@ _LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
 )
 @click.option("--lens-rows", type=int, default=6000, help="Facts that the fitting of the lens sees.")
 @click.option("--slots", type=int, default=32, help="Edits that the bundle holds at once.")
+@click.option("--soc", help="SoCs to compile for, as SM8650,SM8750; for --target qnn.")
+@click.option("--compile/--no-compile", default=None, help="Compile for them; by default when --soc is given.")
 @click.option("--revision", help="Revision of a Hub id.")
 @click.option("--trust-remote-code", is_flag=True, help="Let code in the checkpoint run.")
 @click.option("--dry-run", is_flag=True, help="Print sizes and predicted peak memory, write nothing.")
@@ -85,6 +88,7 @@ def main(
     precision: str,
     target: str,
     ranges: str | None,
+    soc: str | None,
     dry_run: bool,
     as_json: bool,
     **options: Any,  # noqa: ANN401 - click passes the options
@@ -97,6 +101,7 @@ def main(
         precision=Precision(precision),
         target=Target(target),
         ranges=None if ranges is None else RangeMethod(ranges),
+        soc=() if soc is None else tuple(name.strip() for name in soc.split(",")),
         **options,
     )
     _prepare_libraries()
@@ -133,6 +138,7 @@ def main(
                 "edit_layer": manifest.edit_layer,
                 "checks": manifest.checks,
                 "statistics": manifest.statistics,
+                "contexts": describe_contexts(manifest),
                 "notes": list(report.notes),
             }
         )
@@ -159,6 +165,11 @@ def main(
     if activations := manifest.statistics.get("activations"):
         for line in activation_lines(activations):
             click.echo(line)
+    for name, each in describe_contexts(manifest).items():
+        click.echo(
+            f"  compiled for {name} ({each['htp']}) by QAIRT {each['qairt']}: "
+            f"{each['files']} contexts, {each['bytes'] / 2**20:.1f} MiB"
+        )
     if chosen := manifest.statistics.get("ranges"):
         for line in _range_lines(chosen):
             click.echo(line)

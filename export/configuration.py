@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mobiedit.calibration.activation_ranges import RangeMethod
 from mobiedit.runtime.errors import RequestError
+from mobiedit.runtime.soc import Soc, find_soc
 
 
 class Precision(StrEnum):
@@ -78,6 +79,10 @@ class ExportConfig:
         Facts that the fitting sees.
     slots
         Edits that the bundle holds at once.
+    soc
+        Names of the SoCs that graphs are compiled for.
+    compile
+        Whether they are compiled; None is: when there are SoCs.
     """
 
     model: str
@@ -98,6 +103,8 @@ class ExportConfig:
     revision: str | None = None
     trust_remote_code: bool = False
     force: bool = False
+    soc: tuple[str, ...] = ()
+    compile: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be exported."""
@@ -126,6 +133,11 @@ class ExportConfig:
                 f"the NPU does not take {self.precision} graphs: use --precision w8a16 (or mixed, or w8a8) "
                 "with --target qnn"
             )
+        if self.soc and self.target is not Target.QNN:
+            raise RequestError(f"--soc means nothing to --target {self.target}: add --target qnn, or leave --soc out")
+        if self.compile and not self.soc:
+            raise RequestError("--compile needs a SoC: add --target qnn --soc SM8650, or whichever the device has")
+        self._socs()  # an unknown one is refused before any work
 
     @property
     def budget(self) -> float:
@@ -138,3 +150,14 @@ class ExportConfig:
     def rotated(self) -> bool:
         """What ``rotate`` stands for."""
         return self.precision in ROTATED if self.rotate is None else self.rotate
+
+    @property
+    def compiled_for(self) -> tuple[Soc, ...]:
+        """The SoCs that graphs are compiled for at export, each once."""
+        return () if self.compile is False else self._socs()
+
+    def _socs(self) -> tuple[Soc, ...]:
+        try:
+            return tuple(dict.fromkeys(find_soc(name) for name in self.soc))
+        except RequestError as error:
+            raise RequestError(str(error).replace("use --ep cpu", "leave it out of --soc")) from error

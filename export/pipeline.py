@@ -15,7 +15,7 @@ from mobiedit.calibration.facts import facts_of_file
 from mobiedit.calibration.key_statistics import KeyStatistics
 from mobiedit.calibration.sink import choose_sink
 from mobiedit.calibration.text import default_text, held_out_text, read_text, spread
-from mobiedit.runtime.bundle_layout import EMBEDDING, GRAPHS, KEY_STATISTICS, LENS, TOKENIZER
+from mobiedit.runtime.bundle_layout import EMBEDDING, KEY_STATISTICS, LENS, TOKENIZER
 from mobiedit.runtime.bundle_parts import load_parts
 from mobiedit.runtime.bundle_writer import BundleWriter, save_tensors
 from mobiedit.runtime.configuration import ExecutionConfig
@@ -35,7 +35,8 @@ from .error_report import layer_errors, require_report, write_report
 from .fp32_stage import write_fp32
 from .layer_stage import MeasuredLayer, measure_layer
 from .lens_stage import fit_export_lens
-from .npu_check import MIN_COSINE, MIN_COSINE_AT_8_BITS, compare_on_npu, require_simulator
+from .npu_check import require_simulator
+from .npu_stage import prepare_for_npu
 from .plan import Plan, plan_export
 from .progress import Stages
 from .quantise_stage import QuantiseStage
@@ -76,9 +77,11 @@ def predict(config: ExportConfig) -> Plan:
     if config.rotated:
         shape = replace(shape, tied_head=False)
     plan = plan_export(shape, layer, config.precision)
-    if config.layer is not None:
-        return plan
-    return replace(plan, notes=(f"auto: an export tries a few layers; these are the sizes for layer {layer}",))
+    tried = f"auto: an export tries a few layers; these are the sizes for layer {layer}"
+    compiled = "context binaries are not in these sizes"
+    return replace(
+        plan, notes=(*([tried] if config.layer is None else []), *([compiled] if config.compiled_for else []))
+    )
 
 
 def export_bundle(config: ExportConfig, stages: Stages | None = None) -> ExportReport:
@@ -158,14 +161,17 @@ class _Export:
             if self._config.precision is not Precision.FP32:
                 ranges = self._quantise(fp32_folder)
             written, canaries = self._check_written(fp32, reference, sink.token)
-        npu = self._check_npu() if self._config.target is Target.QNN else {}
-        checks = {"fp32": fp32.to_dict(), "written": written.to_dict(), "sink_nll": sink.evidence, "npu_cosine": npu}
+        folder, rows, context = self._writer.folder, len(ROW_PREFIXES) + 1, self._checkpoint.shape.context
+        npu = prepare_for_npu(folder, self._config, rows, context, self._stages)
+        checks = {"fp32": fp32.to_dict(), "written": written.to_dict(), "sink_nll": sink.evidence}
+        checks["npu_cosine"] = npu.cosines
         keys = {"keys": layer.statistics.keys, "wanted": layer.statistics.wanted}
         statistics = {**keys, **ranges, **self._rotation, "layer": layer.evidence, "lens": lens}
-        manifest = self._manifest(sink.token, canaries, statistics, checks)
+        manifest = replace(self._manifest(sink.token, canaries, statistics, checks), contexts=npu.contexts)
         with self._stages.stage("write the manifest"):
             self._writer.finish(to_json(manifest))
-        return ExportReport(manifest, fp32, written, (*layer.notes, *accuracy_notes(written, self._config.precision)))
+        notes = (*layer.notes, *accuracy_notes(written, self._config.precision), *npu.notes)
+        return ExportReport(manifest, fp32, written, notes)
 
     @contextmanager
     def _fp32_folder(self) -> Iterator[Path]:
@@ -208,11 +214,6 @@ class _Export:
         with self._stages.stage("choose the canaries"):
             canaries = choose_canaries(Decoder(parts, CostMeter()), self._empty, Tokenizer(folder / TOKENIZER))
         return written, canaries
-
-    def _check_npu(self) -> dict[str, float]:
-        with self._stages.stage("check on the NPU simulator", len(GRAPHS)) as advance:
-            limit = MIN_COSINE if self._config.precision is Precision.W8A16 else MIN_COSINE_AT_8_BITS
-            return compare_on_npu(self._writer.folder, advance, limit)
 
     def _read_reference(self, work: Path, sink: int) -> Reference:
         texts = [ids for ids in self._encode(held_out_text()[:_CHECK_LINES]) if len(ids) > 1]

@@ -16,6 +16,7 @@ from .bundle_info import describe
 from .bundle_layout import EDITS, KEY_STATISTICS, LENS, NPU_PRECISIONS, TOKENIZER
 from .bundle_parts import load_parts, read_tensors
 from .configuration import EditConfig, ExecutionConfig, Optimizer
+from .context_binary import require_usable_contexts
 from .costs import CostMeter
 from .decoder import Decoder, Slots
 from .editor import EditResult, SolvedEdit, solve_edit
@@ -50,7 +51,7 @@ def open_bundle(path: str | Path, execution: ExecutionConfig | None = None, *, v
     BundleError
         When the bundle is missing, damaged, unsafe, or of a newer schema.
     RequestError
-        When it is not of the precision that ``execution`` needs.
+        When it is not of the precision, or not for the SoC, that ``execution`` needs.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -66,6 +67,7 @@ def open_bundle(path: str | Path, execution: ExecutionConfig | None = None, *, v
         )
     verify_files(folder, manifest, hashes=verify)
     require_listed_data(folder, manifest.files)
+    require_usable_contexts(folder, manifest, execution)
     return Bundle(folder, manifest, execution)
 
 
@@ -218,6 +220,7 @@ class Bundle:
             self.execution,
             fold_weights=manifest.precision in NPU_PRECISIONS,
             rows=len(manifest.row_prefixes) + 1,  # and the kept row
+            contexts=manifest.contexts,
         )
         return Decoder(parts, CostMeter())
 

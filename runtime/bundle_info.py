@@ -39,6 +39,7 @@ def describe(
         "target": manifest.target,
         "context": manifest.shape.context,
         **_execution(execution, parts),
+        "contexts": describe_contexts(manifest),
         "slots": {"used": len(state.edits), "total": manifest.slots},
         "bytes": sum(entry.size for entry in manifest.files.values()),
         "checks": manifest.checks,
@@ -46,6 +47,19 @@ def describe(
         "tools": manifest.tools,
         "created": manifest.created,
         "torn_journal_bytes": state.dropped_bytes,
+    }
+
+
+def describe_contexts(manifest: Manifest) -> dict[str, Any]:
+    """Return what was compiled for each SoC: its NPU's architecture, the compiler's version, files and their bytes."""
+    return {
+        soc: {
+            "htp": f"v{each.htp}",
+            "qairt": each.qairt,
+            "files": len(each.files),
+            "bytes": sum(manifest.files[name].size for file in each.files for name in (file.wrapper, file.binary)),
+        }
+        for soc, each in manifest.contexts.items()
     }
 
 

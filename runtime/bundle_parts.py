@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from .bundle_layout import CONSTANTS, EMBEDDING, GRAPHS, graph_file
-from .configuration import ExecutionConfig, ExecutionProvider
+from .configuration import ExecutionConfig
+from .contexts import SocContexts
 from .decoder import DecoderParts
 from .errors import BundleError
 from .execution import Graph, Runnable
@@ -28,6 +29,7 @@ def load_parts(
     fold_weights: bool,
     rows: int = 1,
     graphs: Mapping[str, Runnable] | None = None,
+    contexts: Mapping[str, SocContexts] | None = None,
 ) -> DecoderParts:
     """Open the four graphs and read the constants.
 
@@ -39,6 +41,8 @@ def load_parts(
         Of an edit: where shapes are fixed, one of them has so many.
     graphs
         Others to be run instead of those in the folder, by name.
+    contexts
+        The bundle's, by SoC.
 
     Raises
     ------
@@ -55,8 +59,9 @@ def load_parts(
         raise BundleError(f"{EMBEDDING} lacks {absent[0]!r}: export the bundle again")
     if graphs is not None:
         pass
-    elif config.provider is ExecutionProvider.QNN:
-        graphs = static_graphs(folder, shape, edit_layer, mask_value, rows, config)
+    elif soc := config.target:
+        compiled = (contexts or {}).get(soc.name)
+        graphs = static_graphs(folder, shape, edit_layer, mask_value, rows, config, compiled)
     else:
         graphs = {name: Graph(folder / graph_file(name), config, fold_weights=fold_weights) for name in GRAPHS}
     return DecoderParts(

@@ -18,7 +18,8 @@ from .bundle_layout import EDITS
 from .errors import BundleError
 from .files import fsync_folder, library_storage_errors, sha256_of, storage_errors, write_atomic
 from .lock import editing_lock
-from .manifest import MANIFEST_NAME, FileEntry
+from .manifest import FileEntry
+from .manifest_fields import MANIFEST_NAME
 
 
 class BundleWriter:

@@ -71,27 +71,36 @@ def external_locations(model: bytes) -> set[str]:
     ValueError
         When the bytes are no message.
     """
-    locations: set[str] = set()
+    return {
+        name for kind, message in messages(model) if kind == "StringStringEntryProto" for name in _location(message)
+    }
+
+
+def messages(model: bytes) -> Iterator[tuple[str, memoryview]]:
+    """Yield kind and content of each message on the way to a tensor of a serialised `ModelProto`, itself the first.
+
+    Raises
+    ------
+    ValueError
+        When the bytes are no message.
+    """
     waiting = [("ModelProto", memoryview(model))]
     while waiting:  # not recursive: a nesting of any depth is read
         kind, message = waiting.pop()
-        if kind == "StringStringEntryProto":
-            locations |= _location(message)
-            continue
-        inner = FIELDS[kind]
-        waiting += [(inner[number], content) for number, content in _contents(message) if number in inner]
-    return locations
+        yield kind, message
+        inner = FIELDS.get(kind, {})
+        waiting += [(inner[number], content) for number, content in contents(message) if number in inner]
 
 
 def _location(entry: memoryview) -> set[str]:
     """Return what an entry states under the key ``location``, each value of it should there be several."""
-    fields = [(number, str(content, "utf-8", "replace")) for number, content in _contents(entry)]
+    fields = [(number, str(content, "utf-8", "replace")) for number, content in contents(entry)]
     if (_KEY, "location") not in fields:
         return set()
     return {text for number, text in fields if number == _VALUE} or {""}
 
 
-def _contents(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+def contents(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Yield number and content of each field with a length: messages, texts, bytes and packed numbers."""
     position = 0
     while position < len(message):

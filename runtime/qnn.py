@@ -30,13 +30,27 @@ def installed() -> bool:
     return importlib.util.find_spec("onnxruntime_qnn") is not None
 
 
+def qairt_version() -> str:
+    """Return the version of QAIRT, Qualcomm's AI runtime, that the installed provider has, as 2.51.0.
+
+    Raises
+    ------
+    ExecutionError
+        When the provider is not installed.
+    """
+    _require_installed()
+    from onnxruntime_qnn import build_and_package_info
+
+    return str(build_and_package_info.qnn_version)
+
+
 def open_session(path: Path, options: ort.SessionOptions, soc: Soc, chosen: QnnOptions) -> ort.InferenceSession:
     """Open a graph on the NPU.
 
     Parameters
     ----------
     options
-        With every axis fixed: the NPU takes no others.
+        With every axis fixed, unless the graph was compiled before: the NPU takes no others.
     soc
         What the graph is compiled for.
     chosen
@@ -73,8 +87,7 @@ def placement(session: ort.InferenceSession) -> dict[str, int]:
 
 def _devices() -> tuple[list[Any], str]:
     """Return the provider's devices and the path of its HTP library; register the provider when none has."""
-    if not installed():
-        raise ExecutionError("the QNN provider is not installed: pip install onnxruntime-qnn, or use --ep cpu")
+    _require_installed()
     try:
         import onnxruntime_qnn
 
@@ -89,6 +102,11 @@ def _devices() -> tuple[list[Any], str]:
     if not (found := _registered()):
         raise ExecutionError("the QNN provider finds no device here: use --ep cpu")
     return found, backend
+
+
+def _require_installed() -> None:
+    if not installed():
+        raise ExecutionError("the QNN provider is not installed: pip install onnxruntime-qnn, or use --ep cpu")
 
 
 def _registered() -> list[Any]:

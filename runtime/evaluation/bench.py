@@ -13,7 +13,7 @@ from ..bundle import Bundle
 from ..configuration import EditConfig, ExecutionConfig
 from ..errors import RequestError
 from ..files import sha256_of
-from ..manifest import MANIFEST_NAME
+from ..manifest_fields import MANIFEST_NAME
 from ..search import Search
 from .cached_reader import CachedReader
 from .data_file import DataFile

@@ -27,7 +27,7 @@ from mobiedit.runtime.manifest import (
 HASH = "0123456789abcdef" * 4
 DATA = b"graph"
 EXAMPLE = Manifest(
-    schema_version=1,
+    schema_version=2,
     base=BaseModel("model", "llama", None, HASH),
     shape=ModelShape(4, 8, 16, 2, 1, 4, 32, 64, True),
     edit_layer=2,
@@ -65,7 +65,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     around = st.text(string.ascii_letters + " :")
     prefixes = draw(st.lists(st.builds("{}{{}}{}".format, around, around), max_size=3))
     return Manifest(
-        schema_version=1,
+        schema_version=2,
         base=draw(st.builds(BaseModel, TEXTS, TEXTS, st.none() | TEXTS, HASHES)),
         shape=shape,
         edit_layer=draw(st.integers(0, shape.n_layers - 2)),
@@ -198,6 +198,8 @@ def test_parse_names_the_key_when_it_is_unknown(path: str) -> None:
         ("tools", {"torch": 2}),
         ("created", 0),
         ("files", []),
+        ("contexts", []),
+        ("contexts", {"SM8650": 1}),
         ("files/graph.onnx", HASH),
         ("files/graph.onnx/size", -1),
         ("files/graph.onnx/size", True),
@@ -216,8 +218,13 @@ def test_parse_refuses_when_a_file_name_is_not_flat(name: str) -> None:
 
 
 def test_parse_asks_for_an_update_when_schema_is_newer() -> None:
-    message = "bundle has schema 2, this version reads up to 1: update mobiedit"
-    assert refusal('{"schema_version": 2, "unheard_of": 1}') == message
+    message = "bundle has schema 3, this version reads up to 2: update mobiedit"
+    assert refusal('{"schema_version": 3, "unheard_of": 1}') == message
+
+
+def test_parse_asks_for_an_export_when_schema_is_older() -> None:
+    message = "bundle has schema 1, this version reads 2: export the bundle again"
+    assert refusal('{"schema_version": 1}') == message
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1" * 5000])
