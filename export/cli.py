@@ -17,7 +17,7 @@ from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand, echo_js
 from mobiedit.runtime.errors import ExportError, RequestError
 
 from .activation_table import activation_lines
-from .configuration import ExportConfig, Precision, Target
+from .configuration import BLOCK, ExportConfig, Precision, Target
 
 _LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
 
@@ -61,6 +61,7 @@ _LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
     type=click.Path(path_type=Path),
     help="A file with one sentence a line; the project's own by default.",
 )
+@click.option("--block", type=int, default=BLOCK, help="Inputs that share a scale in w8 and w4: 64 saves memory.")
 @click.option(
     "--dynamic-multiplier",
     type=float,

@@ -35,6 +35,13 @@ STATIC = (Precision.W8A16, Precision.W8A8, Precision.MIXED)
 ROTATED = (Precision.W8A8, Precision.MIXED)
 """Precisions that a rotation serves (docs/benchmarks.md): it is on by default for these."""
 
+WEIGHT_ONLY = (Precision.W8, Precision.W4)
+"""Precisions whose weights alone have few bits, in blocks."""
+
+BLOCKS = (16, 32, 64, 128, 256)
+"""How many inputs may share a scale: what ONNX Runtime's kernels take."""
+
+BLOCK = 32
 NLL_BUDGET = 0.05
 
 
@@ -60,6 +67,8 @@ class ExportConfig:
     ranges
         How activation ranges are chosen, or None for `RangeMethod.MIN_MAX`; for static
         precisions alone. At 8 bits it is `RangeMethod.MSE`.
+    block
+        Inputs that share a scale, and in 4 bits a zero point; for w8 and w4 alone.
     nll_budget
         Largest joint cost of the 8-bit activations on calibration text (nats a token), or None for 0.05; for mixed
         alone.
@@ -91,6 +100,7 @@ class ExportConfig:
     precision: Precision = Precision.W8A16
     target: Target = Target.CPU
     ranges: RangeMethod | None = None
+    block: int = BLOCK
     nll_budget: float | None = None
     rotate: bool | None = None
     report: Path | None = None
@@ -119,6 +129,10 @@ class ExportConfig:
                 f"--ranges does not fit --precision {self.precision}, which has no static activations: "
                 "use --precision w8a16, or leave --ranges out"
             )
+        if self.block not in BLOCKS:
+            raise RequestError(f"--block is one of {', '.join(map(str, BLOCKS))}: {BLOCK} is a good value")
+        if self.block != BLOCK and self.precision not in WEIGHT_ONLY:
+            raise RequestError(f"--block does not fit --precision {self.precision}: use w8 or w4, or leave it out")
         if not (math.isfinite(self.dynamic_multiplier) and self.dynamic_multiplier > 0):
             raise RequestError("--dynamic-multiplier must be above 0: 10 is a good value")
         if self.nll_budget is not None:

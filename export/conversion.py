@@ -14,16 +14,24 @@ from .weight_only import quantise_to_4_bits, quantise_to_8_bits
 CONVERTED = ("prefix", "suffix", "head")
 """The graphs that have the bundle's precision; the edit layer stays in FP32."""
 
-_CONVERTERS = {
-    Precision.W8: quantise_to_8_bits,
-    Precision.W4: quantise_to_4_bits,
-    Precision.FP16: convert_to_half,
-}
 
+def convert_graphs(work: Path, folder: Path, precision: Precision, block: int, advance: Callable[[int], None]) -> None:
+    """Write each of `CONVERTED` into ``folder`` from the FP32 graph of its name in ``work``.
 
-def convert_graphs(work: Path, folder: Path, precision: Precision, advance: Callable[[int], None]) -> None:
-    """Write each of `CONVERTED` into ``folder`` from the FP32 graph of its name in ``work``."""
+    Parameters
+    ----------
+    block
+        Inputs that share a scale, where weights have few bits.
+    """
     for graph in CONVERTED:
-        convert = _CONVERTERS[precision.of_head if graph == "head" else precision]
-        convert(work / graph_file(graph), folder / graph_file(graph))
+        source, target = work / graph_file(graph), folder / graph_file(graph)
+        match precision.of_head if graph == "head" else precision:
+            case Precision.W8:
+                quantise_to_8_bits(source, target, block)
+            case Precision.W4:
+                quantise_to_4_bits(source, target, block)
+            case Precision.FP16:
+                convert_to_half(source, target)
+            case other:
+                raise ValueError(f"{other} graphs need calibration text")
         advance(1)

@@ -76,7 +76,7 @@ def predict(config: ExportConfig) -> Plan:
     layer = predict_layer(shape, config.layer)
     if config.rotated:
         shape = replace(shape, tied_head=False)
-    plan = plan_export(shape, layer, config.precision)
+    plan = plan_export(shape, layer, config.precision, config.block)
     tried = f"auto: an export tries a few layers; these are the sizes for layer {layer}"
     compiled = "context binaries are not in these sizes"
     return replace(

@@ -9,7 +9,6 @@ from mobiedit.runtime.bundle_layout import EMBEDDING, KEY_STATISTICS, LENS
 from mobiedit.runtime.manifest import ModelShape
 
 from .configuration import Precision
-from .weight_only import BLOCK
 
 _FP32, _HALF = 4, 2
 _BYTES_PER_WEIGHT = {
@@ -18,9 +17,12 @@ _BYTES_PER_WEIGHT = {
     Precision.W8A16: 1.0,
     Precision.W8A8: 1.0,
     Precision.MIXED: 1.0,
-    Precision.W8: 1.0 + _FP32 / BLOCK,
-    Precision.W4: 0.5 + 2 * _FP32 / BLOCK,
+    Precision.W8: 1.0,
+    Precision.W4: 0.5,
 }
+_FP32_A_BLOCK = {Precision.W8: 1, Precision.W4: 2}
+"""Scales and zero points."""
+
 _LIBRARIES = 900e6  # resident after importing torch, transformers and ONNX Runtime, with their arenas
 _FP32_COPIES = {
     Precision.FP32: 2.0,
@@ -63,13 +65,15 @@ class Plan:
         return sum(self.files.values())
 
 
-def plan_export(shape: ModelShape, layer: int, precision: Precision) -> Plan:
-    """Predict sizes for an edit layer and a precision."""
+def plan_export(shape: ModelShape, layer: int, precision: Precision, block: int) -> Plan:
+    """Predict sizes for an edit layer and a precision; ``block`` inputs share a scale in ``w8`` and ``w4``."""
     projection = shape.width * shape.head_dim
     attention = 2 * projection * (shape.n_heads + shape.n_kv_heads)
     mlp = 3 * shape.width * shape.mlp_width
     vocabulary = shape.vocabulary * shape.width
-    weight, head = _BYTES_PER_WEIGHT[precision], _BYTES_PER_WEIGHT[precision.of_head]
+    weight, head = (
+        _BYTES_PER_WEIGHT[each] + _FP32_A_BLOCK.get(each, 0) * _FP32 / block for each in (precision, precision.of_head)
+    )
     files = {
         "prefix.onnx": round(weight * (layer * (attention + mlp) + attention)),
         "edit.onnx": _FP32 * mlp,

@@ -14,7 +14,7 @@ from mobiedit.calibration.text import between, spread
 from mobiedit.runtime.bundle_layout import CONSTANTS, graph_file
 from mobiedit.runtime.decoder import DecoderParts, Slots
 
-from .configuration import ExportConfig, Precision
+from .configuration import WEIGHT_ONLY, ExportConfig, Precision
 from .conversion import CONVERTED, convert_graphs
 from .matmul_groups import MatMulGroup, matmul_groups
 from .mixed_precision import EightBits, choose_eight_bits, shares
@@ -68,8 +68,8 @@ class QuantiseStage:
         if self.config.precision in (Precision.W8A8, Precision.MIXED):
             return self._eight_bits()
         with self.stages.stage("convert the graphs", len(CONVERTED)) as advance:
-            convert_graphs(self.work, self.folder, self.config.precision, advance)
-        return {}
+            convert_graphs(self.work, self.folder, self.config.precision, self.config.block, advance)
+        return {"block": self.config.block} if self.config.precision in WEIGHT_ONLY else {}
 
     def _sixteen_bits(self) -> dict[str, Any]:
         inputs, samples = self._record()

@@ -14,13 +14,10 @@ from .third_party import contained
 if TYPE_CHECKING:
     from onnxruntime.quantization.matmul_nbits_quantizer import WeightOnlyQuantConfig
 
-BLOCK = 32
-"""Inputs that share a scale, and in 4 bits a zero point."""
-
 _ACCURACY_LEVEL = 4  # int8 arithmetic: the level for which ONNX Runtime has fast 8-bit kernels
 
 
-def quantise_to_8_bits(source: Path, target: Path) -> None:
+def quantise_to_8_bits(source: Path, target: Path, block: int) -> None:
     """Write ``source`` with each static MatMul weight in 8 bits, symmetric, one scale a block (``MatMulNBits``)."""
     with contained(target.parent):
         from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig
@@ -28,20 +25,21 @@ def quantise_to_8_bits(source: Path, target: Path) -> None:
         _quantise(
             source,
             target,
-            DefaultWeightOnlyQuantConfig(block_size=BLOCK, bits=8, is_symmetric=True, accuracy_level=_ACCURACY_LEVEL),
+            DefaultWeightOnlyQuantConfig(block_size=block, bits=8, is_symmetric=True, accuracy_level=_ACCURACY_LEVEL),
         )
 
 
-def quantise_to_4_bits(source: Path, target: Path) -> None:
+def quantise_to_4_bits(source: Path, target: Path, block: int) -> None:
     """Write ``source`` with each static MatMul weight in 4 bits, by half-quadratic quantisation (HQQ).
 
-    A block has a scale and a zero point, both FP32: 6 bits a weight in all. A zero point that is not rounded to one
-    of the 16 levels keeps weights that had 4 bits before (docs/benchmarks.md). No calibration text is needed.
+    A block has a scale and a zero point, both FP32: 6 bits a weight in all with blocks of 32, 5 with 64. A zero point
+    that is not rounded to one of the 16 levels keeps weights that had 4 bits before (docs/benchmarks.md). No
+    calibration text is needed.
     """
     with contained(target.parent):
         from onnxruntime.quantization.matmul_nbits_quantizer import HQQWeightOnlyQuantConfig
 
-        _quantise(source, target, HQQWeightOnlyQuantConfig(block_size=BLOCK, bits=4))
+        _quantise(source, target, HQQWeightOnlyQuantConfig(block_size=block, bits=4))
 
 
 def _quantise(source: Path, target: Path, config: WeightOnlyQuantConfig) -> None:

@@ -138,6 +138,10 @@ def test_target_is_refused_in_one_line_when_the_npu_does_not_take_the_precision(
         ("--dynamic-multiplier", "-1"),
         ("--dynamic-multiplier", "nan"),
         ("--dynamic-multiplier", "inf"),
+        ("--block", "33"),
+        ("--block", "64"),  # of a precision without blocks
+        ("--nll-budget", "0"),
+        ("--nll-budget", "0.1"),  # of a precision whose activations have no choice
     ],
 )
 def test_number_is_refused_in_one_line_when_out_of_range(option: str, value: str, llama: Path, out: Path) -> None:

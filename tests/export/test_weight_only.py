@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from mobiedit.export.weight_only import BLOCK, quantise_to_4_bits, quantise_to_8_bits
+from mobiedit.export.configuration import BLOCK
+from mobiedit.export.weight_only import quantise_to_4_bits, quantise_to_8_bits
 from tests.export.graph_feeds import GRAPHS, feeds
 
 STATIC_PRODUCTS = {"prefix": 11, "head": 1}
@@ -31,7 +32,7 @@ def quantised(bits: int, fp32_bundle: Path, tmp_path_factory: pytest.TempPathFac
     """A folder with the graphs in ``bits``."""
     folder = tmp_path_factory.mktemp(f"w{bits}")
     for graph in GRAPHS:
-        QUANTISERS[bits](fp32_bundle / f"{graph}.onnx", folder / f"{graph}.onnx")
+        QUANTISERS[bits](fp32_bundle / f"{graph}.onnx", folder / f"{graph}.onnx", BLOCK)
     return folder
 
 
@@ -40,13 +41,12 @@ def nodes(folder: Path, graph: str) -> list[onnx.NodeProto]:
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_static_products_have_their_bits_in_blocks_of_32_when_quantised(graph: str, bits: int, quantised: Path) -> None:
+def test_static_products_have_their_bits_in_blocks_when_quantised(graph: str, bits: int, quantised: Path) -> None:
     found = [node for node in nodes(quantised, graph) if node.op_type == "MatMulNBits"]
     assert len(found) == STATIC_PRODUCTS[graph]
     for node in found:
         attributes = {attribute.name: attribute.i for attribute in node.attribute}
         assert (attributes["bits"], attributes["block_size"]) == (bits, BLOCK)
-        assert BLOCK == 32
         # 8 bits are symmetric, 4 have zero points.
         assert len([name for name in node.input if name]) == {8: 3, 4: 4}[bits]
 
@@ -90,7 +90,7 @@ def test_weights_are_exact_when_they_lie_on_16_evenly_spaced_levels_of_any_offse
     levels[..., :2] = (0, 15)
     weight = (levels * 0.01 + rng.uniform(-0.2, 0.1, (3, 2, 1))).reshape(3, 2 * BLOCK).T.astype(np.float32)
     onnx.save(product(weight), tmp_path / "exact.onnx")
-    quantise_to_4_bits(tmp_path / "exact.onnx", tmp_path / "quantised.onnx")
+    quantise_to_4_bits(tmp_path / "exact.onnx", tmp_path / "quantised.onnx", BLOCK)
     session = ort.InferenceSession(str(tmp_path / "quantised.onnx"), providers=["CPUExecutionProvider"])
     read = session.run(None, {"x": np.eye(2 * BLOCK, dtype=np.float32)})[0]
     np.testing.assert_allclose(read, weight, atol=0.01 / 50)  # a fiftieth of a step: HQQ moves zero points a little
@@ -108,15 +108,26 @@ def product(weight: NDArray[np.float32]) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+@pytest.mark.parametrize(("bits", "bits_a_weight"), [(8, 8.5), (4, 5)])
+def test_blocks_of_64_halve_the_scales_when_asked_for(bits: int, bits_a_weight: float, tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).standard_normal((1024, 256)).astype(np.float32)
+    onnx.save(product(weight), tmp_path / "exact.onnx")
+    QUANTISERS[bits](tmp_path / "exact.onnx", tmp_path / "quantised.onnx", 64)
+    size = (tmp_path / "quantised.onnx.data").stat().st_size
+    assert size == pytest.approx(weight.size * bits_a_weight / 8, rel=0.001)  # what aligns a tensor
+    (node,) = onnx.load(tmp_path / "quantised.onnx").graph.node
+    assert {a.name: a.i for a in node.attribute}["block_size"] == 64
+
+
 @pytest.mark.parametrize("quantise", QUANTISERS.values())
 def test_data_file_of_the_working_folder_is_left_alone_when_it_has_the_same_name(
-    quantise: Callable[[Path, Path], None], fp32_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quantise: Callable[[Path, Path, int], None], fp32_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stranger = tmp_path / "prefix.onnx.data"
     stranger.write_bytes(bytes(196608))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
-    quantise(fp32_bundle / "prefix.onnx", tmp_path / "out" / "prefix.onnx")
+    quantise(fp32_bundle / "prefix.onnx", tmp_path / "out" / "prefix.onnx", BLOCK)
     assert stranger.read_bytes() == bytes(196608)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "prefix.onnx.data"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["prefix.onnx", "prefix.onnx.data"]
