@@ -107,7 +107,8 @@ def main(
     )
     _prepare_libraries()
     # Imported late: torch and transformers take seconds, `--help` and a mistyped option should not.
-    from .pipeline import export_bundle, predict
+    from .pipeline import export_bundle
+    from .prediction import predict
     from .progress import Stages
 
     if dry_run:

@@ -16,7 +16,7 @@ from mobiedit.calibration.key_statistics import KeyStatistics
 from mobiedit.calibration.sink import choose_sink
 from mobiedit.calibration.text import default_text, held_out_text, read_text, spread
 from mobiedit.runtime.bundle_layout import EMBEDDING, KEY_STATISTICS, LENS, TOKENIZER
-from mobiedit.runtime.bundle_parts import load_parts
+from mobiedit.runtime.bundle_parts import cpu_graphs, cpu_openers, load_parts
 from mobiedit.runtime.bundle_writer import BundleWriter, save_tensors
 from mobiedit.runtime.configuration import ExecutionConfig
 from mobiedit.runtime.costs import CostMeter
@@ -24,6 +24,7 @@ from mobiedit.runtime.decoder import Decoder, DecoderParts, Slots
 from mobiedit.runtime.execution import Runnable
 from mobiedit.runtime.files import storage_errors
 from mobiedit.runtime.manifest import SCHEMA_VERSION, Manifest, to_json
+from mobiedit.runtime.staging import GraphStages
 from mobiedit.runtime.tokenizer import Tokenizer
 
 from .canaries import choose_canaries
@@ -37,7 +38,6 @@ from .layer_stage import MeasuredLayer, measure_layer
 from .lens_stage import fit_export_lens
 from .npu_check import require_simulator
 from .npu_stage import prepare_for_npu
-from .plan import Plan, plan_export
 from .progress import Stages
 from .quantise_stage import QuantiseStage
 from .rotation_stage import rotate_checkpoint
@@ -67,21 +67,6 @@ class ExportReport:
     fp32: Comparison
     written: Comparison
     notes: tuple[str, ...]
-
-
-def predict(config: ExportConfig) -> Plan:
-    """Return the sizes that an export would have, without loading a weight."""
-    source = find_source(config.model, config.revision, trust_remote_code=config.trust_remote_code)
-    shape = shape_of(read_config(source))
-    layer = predict_layer(shape, config.layer)
-    if config.rotated:
-        shape = replace(shape, tied_head=False)
-    plan = plan_export(shape, layer, config.precision, config.block)
-    tried = f"auto: an export tries a few layers; these are the sizes for layer {layer}"
-    compiled = "context binaries are not in these sizes"
-    return replace(
-        plan, notes=(*([tried] if config.layer is None else []), *([compiled] if config.compiled_for else []))
-    )
 
 
 def export_bundle(config: ExportConfig, stages: Stages | None = None) -> ExportReport:
@@ -155,8 +140,7 @@ class _Export:
             reference = self._read_reference(work, sink.token)
             if self._config.report is None:
                 model.to("meta")  # it is not needed any more: its memory is the graphs' from here on
-            fp32 = self._compare("check the FP32 graphs", self._parts(fp32_folder), reference)
-            require_exact(fp32)
+            fp32 = self._check_fp32(fp32_folder, reference)
             ranges = {}
             if self._config.precision is not Precision.FP32:
                 ranges = self._quantise(fp32_folder)
@@ -201,6 +185,14 @@ class _Export:
             self._lines,
             self._stages,
         ).run()
+
+    def _check_fp32(self, folder: Path, reference: Reference) -> Comparison:
+        """Compare the FP32 graphs with the source model, one stage of them in memory at a time."""
+        stages = GraphStages(cpu_openers(folder, ExecutionConfig(), fold_weights=False, packed=False))
+        fp32 = self._compare("check the FP32 graphs", self._parts(folder, stages.graphs()), reference)
+        stages.close()
+        require_exact(fp32)
+        return fp32
 
     def _check_written(self, fp32: Comparison, reference: Reference, sink: int) -> tuple[Comparison, tuple[str, ...]]:
         """Compare the bundle's graphs with the source model and choose the canaries; no session outlives this call."""
@@ -260,8 +252,9 @@ class _Export:
         return {"bytes": (folder / LENS).stat().st_size, **lens.evidence}
 
     def _parts(self, folder: Path, graphs: Mapping[str, Runnable] | None = None) -> DecoderParts:
-        shape, execution = self._checkpoint.shape, ExecutionConfig()
-        return load_parts(folder, shape, self._layer, MASK_VALUE, execution, fold_weights=True, graphs=graphs)
+        """Return what a decoder is made of; the graphs are the folder's, open, if no others are given."""
+        graphs = graphs or cpu_graphs(folder, ExecutionConfig(), fold_weights=True)
+        return load_parts(folder, self._checkpoint.shape, self._layer, MASK_VALUE, graphs)
 
     def _encode(self, lines: Sequence[str]) -> list[list[int]]:
         tokenizer = self._checkpoint.tokenizer

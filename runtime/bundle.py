@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,25 @@ from numpy.typing import NDArray
 
 from .bundle_info import describe
 from .bundle_layout import EDITS, KEY_STATISTICS, LENS, NPU_PRECISIONS, TOKENIZER
-from .bundle_parts import load_parts, read_tensors
-from .configuration import EditConfig, ExecutionConfig, Optimizer
+from .bundle_parts import load_decoder
+from .configuration import EditConfig, ExecutionConfig, Optimizer, Staging
 from .context_binary import require_usable_contexts
-from .costs import CostMeter
 from .decoder import Decoder, Slots
+from .edit_records import record_of, slots_of
 from .editor import EditResult, SolvedEdit, solve_edit
 from .errors import BundleError, JournalError, RequestError
 from .gauss_newton import gauss_newton
-from .journal import EditRecord, Journal, JournalState, new_edit_id
+from .journal import EditRecord, Journal, new_edit_id
 from .lens import Lens
 from .lock import editing_lock
 from .manifest import Manifest, read_manifest, verify_files
+from .memory_plan import predicted_peaks
 from .onnx_external_data import require_listed_data
 from .prompt_rows import EditRequest
 from .reader import Reader
 from .search import Progress, Search
+from .staged_edit import staged_decoder, stages_edits
+from .stored_matrix import StoredMatrix
 from .tokenizer import Tokenizer
 from .zeroth_order import zeroth_order
 
@@ -124,11 +126,12 @@ class Bundle:
         request = EditRequest(prompt, subject, target, paraphrases, keep)
         config = config or EditConfig()
         with editing_lock(self.path / EDITS):
-            solved, _ = self._solve(request, config, self.search_for(config), report)
+            with self._editing_decoder(config) as decoder:
+                solved, _ = self._solve(decoder, request, config, self.search_for(config), report)
             commit = config.force or not solved.failures
             result = solved.result(new_edit_id() if commit else None, config.optimizer)
             if commit:
-                self._journal.append_edit(self._record(request, solved, result))
+                self._journal.append_edit(record_of(request, solved, result, self.manifest))
         return result
 
     def trial(
@@ -156,12 +159,12 @@ class Bundle:
             As `edit`.
         """
         config = config or EditConfig()
-        solved, slots = self._solve(request, config, search or self.search_for(config), report)
+        solved, slots = self._solve(self.decoder, request, config, search or self.search_for(config), report)
         return solved, Reader(self.decoder, self.tokenizer, self.manifest, slots)
 
     def reader(self) -> Reader:
         """Return a reader with the edits in force that are committed now."""
-        return Reader(self.decoder, self.tokenizer, self.manifest, self._slots(self._journal.read()))
+        return Reader(self.decoder, self.tokenizer, self.manifest, slots_of(self._journal.read(), self.manifest))
 
     def ask(self, prompt: str, max_tokens: int = 32) -> str:
         """Return the greedy continuation of ``prompt``, all committed edits in force."""
@@ -203,6 +206,10 @@ class Bundle:
         """Return what the bundle is and what runs it, as plain data; see `describe`."""
         return describe(self.path, self.manifest, self._journal.read(), self.execution, lambda: self.decoder.parts)
 
+    def predicted_peaks(self) -> dict[str, int]:
+        """Return the peak resident memory that an edit and an answer will take, in bytes; nothing is opened for it."""
+        return predicted_peaks(self.manifest, self.execution)
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The bundle's tokenizer."""
@@ -211,25 +218,24 @@ class Bundle:
     @cached_property
     def decoder(self) -> Decoder:
         """The bundle's graphs in sessions, without edits of their own: slots are passed to each run."""
-        manifest = self.manifest
-        parts = load_parts(
-            self.path,
-            manifest.shape,
-            manifest.edit_layer,
-            manifest.mask_value,
-            self.execution,
-            fold_weights=manifest.precision in NPU_PRECISIONS,
-            rows=len(manifest.row_prefixes) + 1,  # and the kept row
-            contexts=manifest.contexts,
-        )
-        return Decoder(parts, CostMeter())
+        return load_decoder(self.path, self.manifest, self.execution)
 
-    @cached_property
-    def _inverse_covariance(self) -> NDArray[np.float32]:
-        return read_tensors(self.path / KEY_STATISTICS)["inverse_covariance"]
+    def _editing_decoder(self, config: EditConfig) -> AbstractContextManager[Decoder]:
+        """Return the decoder that an edit runs on: in stages, or the one that is left open."""
+        if stages_edits(self.manifest, self.execution, config):
+            if self.execution.staging is Staging.ON:
+                vars(self).pop("decoder", None)  # its graphs are all in memory
+            if "decoder" not in vars(self):
+                return staged_decoder(self.path, self.manifest, self.execution)
+        return nullcontext(self.decoder)
 
     def _solve(
-        self, request: EditRequest, config: EditConfig, search: Search, report: Callable[[Progress], None]
+        self,
+        decoder: Decoder,
+        request: EditRequest,
+        config: EditConfig,
+        search: Search,
+        report: Callable[[Progress], None],
     ) -> tuple[SolvedEdit, Slots]:
         """Return an edit on top of the committed ones, and the slots with all of them."""
         state = self._journal.read()
@@ -238,14 +244,14 @@ class Bundle:
             raise RequestError(
                 f"all {self.manifest.slots} slots are taken: undo an edit, or export the bundle with more --slots"
             )
-        slots = self._slots(state)
+        slots = slots_of(state, self.manifest)
         solved = solve_edit(
-            self.decoder,
+            decoder,
             self.tokenizer,
             request,
             self.manifest.row_prefixes,
             self.manifest.canaries,
-            self._inverse_covariance,
+            StoredMatrix.find(self.path / KEY_STATISTICS, "inverse_covariance"),
             slots,
             slot,
             config,
@@ -263,33 +269,3 @@ class Bundle:
     @cached_property
     def _lens(self) -> Lens:
         return Lens.read(self.path / LENS)
-
-    def _slots(self, state: JournalState) -> Slots:
-        slots = Slots.empty(self.manifest.slots, self.manifest.shape)
-        if len(state.edits) > self.manifest.slots:
-            raise JournalError(
-                f"the journal has {len(state.edits)} edits for {self.manifest.slots} slots: undo some of them"
-            )
-        for index, edit in enumerate(state.edits):
-            if edit.direction.shape != slots.directions[0].shape or edit.delta.shape != slots.deltas[0].shape:
-                raise JournalError(f"edit {edit.edit_id} has another model's shape: undo it")
-            slots.directions[index], slots.deltas[index] = edit.direction, edit.delta
-        return slots
-
-    def _record(self, request: EditRequest, solved: SolvedEdit, result: EditResult) -> EditRecord:
-        assert result.edit_id is not None
-        return EditRecord(
-            edit_id=result.edit_id,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            prompt=request.prompt,
-            subject=request.subject,
-            target=request.target,
-            base_sha256=self.manifest.edit_base,
-            tool_version=version("mobiedit"),
-            optimizer=result.optimizer,
-            report=result.to_dict(),
-            key=solved.key,
-            value=solved.value,
-            delta=solved.search.delta,
-            direction=solved.direction,
-        )

@@ -11,6 +11,8 @@ from .configuration import ExecutionConfig
 from .decoder import DecoderParts
 from .journal import JournalState
 from .manifest import Manifest
+from .memory_plan import predicted_peaks
+from .staged_edit import stages_edits
 
 
 def describe(
@@ -40,6 +42,8 @@ def describe(
         "context": manifest.shape.context,
         **_execution(execution, parts),
         "contexts": describe_contexts(manifest),
+        "staged_edits": stages_edits(manifest, execution),
+        "predicted_peak_bytes": predicted_peaks(manifest, execution),
         "slots": {"used": len(state.edits), "total": manifest.slots},
         "bytes": sum(entry.size for entry in manifest.files.values()),
         "checks": manifest.checks,

@@ -1,48 +1,36 @@
-"""Load a decoder's graphs and constants from a folder."""
+"""Load a decoder's graphs and constants from a folder; the vocabulary's rows stay in their file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from .bundle_layout import CONSTANTS, EMBEDDING, GRAPHS, graph_file
+from .bundle_layout import CONSTANTS, EMBEDDING, NPU_PRECISIONS, graph_file
 from .configuration import ExecutionConfig
-from .contexts import SocContexts
-from .decoder import DecoderParts
+from .costs import CostMeter
+from .decoder import Decoder, DecoderParts
 from .errors import BundleError
 from .execution import Graph, Runnable
-from .manifest import ModelShape
+from .manifest import Manifest, ModelShape
+from .staging import OPENING_ORDER, GraphStages, OpenRunnable
 from .static_graphs import static_graphs
+from .stored_matrix import StoredMatrix
 
 
 def load_parts(
-    folder: Path,
-    shape: ModelShape,
-    edit_layer: int,
-    mask_value: float,
-    config: ExecutionConfig,
-    *,
-    fold_weights: bool,
-    rows: int = 1,
-    graphs: Mapping[str, Runnable] | None = None,
-    contexts: Mapping[str, SocContexts] | None = None,
+    folder: Path, shape: ModelShape, edit_layer: int, mask_value: float, graphs: Mapping[str, Runnable]
 ) -> DecoderParts:
-    """Open the four graphs and read the constants.
+    """Read the constants and put them beside the four graphs.
 
     Parameters
     ----------
-    fold_weights
-        As in `Graph`; the NPU does not fold.
-    rows
-        Of an edit: where shapes are fixed, one of them has so many.
     graphs
-        Others to be run instead of those in the folder, by name.
-    contexts
-        The bundle's, by SoC.
+        By name, from `cpu_graphs` or another maker.
 
     Raises
     ------
@@ -54,26 +42,60 @@ def load_parts(
     missing = [name for name in ("inverse_frequencies", *names) if name not in constants]
     if missing:
         raise BundleError(f"{CONSTANTS} lacks {missing[0]!r}: export the bundle again")
-    vocabulary, unembedding = read_tensors(folder / EMBEDDING), "embedding" if shape.tied_head else "unembedding"
-    if absent := [name for name in ("embedding", unembedding) if name not in vocabulary]:
-        raise BundleError(f"{EMBEDDING} lacks {absent[0]!r}: export the bundle again")
-    if graphs is not None:
-        pass
-    elif soc := config.target:
-        compiled = (contexts or {}).get(soc.name)
-        graphs = static_graphs(folder, shape, edit_layer, mask_value, rows, config, compiled)
-    else:
-        graphs = {name: Graph(folder / graph_file(name), config, fold_weights=fold_weights) for name in GRAPHS}
+    embedding = StoredMatrix.find(folder / EMBEDDING, "embedding")
+    unembedding = embedding if shape.tied_head else StoredMatrix.find(folder / EMBEDDING, "unembedding")
     return DecoderParts(
         **graphs,
-        embedding=vocabulary["embedding"],
-        unembedding=vocabulary[unembedding],
+        embedding=embedding,
+        unembedding=unembedding,
         inverse_frequencies=constants["inverse_frequencies"],
         sink=tuple(constants[name] for name in names),
         shape=shape,
         edit_layer=edit_layer,
         mask_value=mask_value,
     )
+
+
+def load_decoder(
+    folder: Path, manifest: Manifest, config: ExecutionConfig, stages: GraphStages | None = None
+) -> Decoder:
+    """Return a bundle's decoder, without edits of its own.
+
+    Parameters
+    ----------
+    stages
+        Opens the graphs on the CPU, stage by stage; without it all of them are open.
+
+    Raises
+    ------
+    BundleError
+        As `load_parts`.
+    """
+    shape, layer, mask_value = manifest.shape, manifest.edit_layer, manifest.mask_value
+    graphs: Mapping[str, Runnable]
+    if soc := config.target:
+        rows = len(manifest.row_prefixes) + 1  # and the kept row
+        graphs = static_graphs(folder, shape, layer, mask_value, rows, config, manifest.contexts.get(soc.name))
+    elif stages:
+        graphs = stages.graphs()
+    else:
+        graphs = cpu_graphs(folder, config, fold_weights=manifest.precision in NPU_PRECISIONS)
+    return Decoder(load_parts(folder, shape, layer, mask_value, graphs), CostMeter())
+
+
+def cpu_graphs(folder: Path, config: ExecutionConfig, *, fold_weights: bool) -> dict[str, Runnable]:
+    """Return the four graphs, open on the CPU; ``fold_weights`` as in `Graph`."""
+    return {name: opener() for name, opener in cpu_openers(folder, config, fold_weights=fold_weights).items()}
+
+
+def cpu_openers(
+    folder: Path, config: ExecutionConfig, *, fold_weights: bool, packed: bool = True
+) -> dict[str, OpenRunnable]:
+    """Return what opens each of the four graphs on the CPU, the one that is largest while it opens first."""
+    return {
+        name: partial(Graph, folder / graph_file(name), config, fold_weights=fold_weights, packed=packed)
+        for name in OPENING_ORDER
+    }
 
 
 def read_tensors(path: Path) -> dict[str, NDArray[np.float32]]:

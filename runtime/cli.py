@@ -12,11 +12,12 @@ import click
 from tqdm import tqdm
 
 from .bundle import open_bundle
-from .cli_support import CONTEXT_SETTINGS, ErrorGroup, bundle_argument, echo_json, execution_options
+from .cli_support import CONTEXT_SETTINGS, ErrorGroup, bundle_argument, echo_json, execution_options, staging_option
 from .configuration import EditConfig, ExecutionConfig, LossConfig, Optimizer, PrefixCache, edit_config
 from .editor import EditResult
 from .evaluation.commands import bench
 from .evaluation.report_command import report
+from .memory_plan import memory_warning
 from .search import Progress
 
 _LOSS = LossConfig()
@@ -84,6 +85,7 @@ main.add_command(report)
     help="What a forward reuses.",
 )
 @click.option("--seed", type=int, help="Seed of the directions.")
+@staging_option
 @execution_options
 @json_option
 def edit(
@@ -104,6 +106,8 @@ def edit(
     prefix_cache = PrefixCache(options["prefix_cache"])
     config = replace(config, loss=loss, prefix_cache=prefix_cache, force=options["force"])
     opened = open_bundle(bundle, execution)
+    if warning := memory_warning(opened.predicted_peaks()["edit"]):
+        click.echo(warning, err=True)
     with tqdm(total=config.steps, desc="search", unit="step", disable=options["as_json"] or None) as bar:
 
         def show(progress: Progress) -> None:
@@ -174,6 +178,7 @@ def undo(bundle: Path, edit_id: str | None, as_json: bool) -> None:
 
 @main.command()
 @bundle_argument
+@staging_option
 @execution_options
 @json_option
 def info(bundle: Path, execution: ExecutionConfig, as_json: bool) -> None:

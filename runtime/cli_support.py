@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from .configuration import ExecutionConfig, ExecutionProvider
+from .configuration import ExecutionConfig, ExecutionProvider, Staging
 from .errors import MobiEditError, RequestError
 from .qnn_options import QnnOptions
 
@@ -47,12 +47,29 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @wraps(command)
     def with_execution(
-        *args: object, threads: int, ep: str, soc: str | None, qnn_options: tuple[str, ...], **others: object
+        *args: object,
+        threads: int,
+        ep: str,
+        soc: str | None,
+        qnn_options: tuple[str, ...],
+        staging: str = Staging.AUTO.value,
+        **others: object,
     ) -> object:
         qnn = QnnOptions.of(dict(_assignment(text) for text in qnn_options))
-        return command(*args, execution=ExecutionConfig(threads, ExecutionProvider(ep), soc, qnn), **others)
+        return command(
+            *args, execution=ExecutionConfig(threads, ExecutionProvider(ep), soc, qnn, Staging(staging)), **others
+        )
 
     return with_execution
+
+
+staging_option = click.option(
+    "--staging",
+    type=click.Choice([each.value for each in Staging]),
+    default=Staging.AUTO.value,
+    help="Hold the graphs in memory in turn during an edit; auto: when they have more than 1 GB of weights.",
+)
+"""For the commands that edit; it goes above `execution_options`."""
 
 
 def _assignment(text: str) -> tuple[str, str]:

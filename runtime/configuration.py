@@ -241,6 +241,17 @@ def edit_config(optimizer: Optimizer, given: Mapping[str, Any], seed: int | None
     return replace(config, zeroth_order=replace(own, **chosen))
 
 
+class Staging(StrEnum):
+    """Whether an edit holds its graphs in memory in turn: prefix, edit layer, suffix with head.
+
+    ``AUTO`` does when they are large (`stages_edits`) and not open already. ``ON`` always does, ``OFF`` never.
+    """
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 class ExecutionProvider(StrEnum):
     """What runs the graphs: ``CPU`` ONNX Runtime's own kernels, ``QNN`` Qualcomm's NPU or its simulator."""
 
@@ -260,17 +271,22 @@ class ExecutionConfig:
         What runs them, all of them and each as a whole.
     soc
         The SoC that QNN compiles for, and QNN's options; both mean nothing to the CPU. None is the simulator's default.
+    staging
+        Of an edit on the CPU.
     """
 
     threads: int = 0
     provider: ExecutionProvider = ExecutionProvider.CPU
     soc: str | None = None
     qnn: QnnOptions = field(default_factory=QnnOptions)
+    staging: Staging = Staging.AUTO
 
     def __post_init__(self) -> None:
         """Refuse an unknown SoC, and settings of another provider."""
         if self.provider is ExecutionProvider.QNN:
             find_soc(self.soc)
+            if self.staging is Staging.ON:
+                raise RequestError("--staging on is for the CPU: leave it out, or use --ep cpu")
         elif self.soc is not None or self.qnn != QnnOptions():
             raise RequestError("a SoC and QNN's options mean nothing on the CPU: add --ep qnn, or leave them out")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .costs import CostMeter
 from .errors import RequestError
@@ -90,6 +90,13 @@ class EditLayerOutput:
     values: Floats
 
 
+class Rows(Protocol):
+    """A matrix [N, D] whose rows can be taken: an array, or one that stays in its file."""
+
+    def __getitem__(self, rows: ArrayLike, /) -> NDArray[Any]:
+        """Return the rows [..., D] of an array of numbers [...]."""
+
+
 @dataclass(frozen=True)
 class DecoderParts:
     """What a decoder is made of: its graphs and the constants that they share.
@@ -97,7 +104,7 @@ class DecoderParts:
     Attributes
     ----------
     embedding
-        [V, D] float16 or float32, possibly a memory map.
+        [V, D] float16 or float32.
     unembedding
         The vocabulary projection's rows, of the same form; the embedding itself where the two are tied.
     inverse_frequencies
@@ -112,8 +119,8 @@ class DecoderParts:
     edit: Runnable
     suffix: Runnable
     head: Runnable
-    embedding: NDArray[Any]
-    unembedding: NDArray[Any]
+    embedding: Rows
+    unembedding: Rows
     inverse_frequencies: Floats
     sink: tuple[Floats, ...]
     shape: ModelShape

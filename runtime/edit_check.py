@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .decoder import Decoder, Slots
-from .generation import Generator
 from .prompt_rows import EditRequest
 from .readout_loss import log_softmax
 from .tokenizer import Tokenizer
@@ -85,16 +84,8 @@ class EditCheck:
         }
 
 
-def check_edit(
-    decoder: Decoder,
-    tokenizer: Tokenizer,
-    request: EditRequest,
-    target: Sequence[int],
-    canaries: Sequence[str],
-    before: Slots,
-    after: Slots,
-) -> EditCheck:
-    """Compare the model with and without the edit.
+class EditChecker:
+    """The check of one edit, its texts run up to the edit layer at once: that far no edit changes them.
 
     Parameters
     ----------
@@ -102,34 +93,74 @@ def check_edit(
         The target's tokens.
     canaries
         Prompts that must stay, beside the request's own.
-    before, after
-        The slots without and with the edit.
     """
-    old, new = Generator(decoder, before), Generator(decoder, after)
 
-    def distributions(prompt: str) -> tuple[Floats, Floats]:
-        ids = tokenizer.encode(prompt).ids
-        return log_softmax(old.next_logits(ids)), log_softmax(new.next_logits(ids))
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        request: EditRequest,
+        target: Sequence[int],
+        canaries: Sequence[str],
+    ) -> None:
+        self._decoder = decoder
+        self._tokenizer = tokenizer
+        self._target = target
+        self._paraphrases = tuple(map(request.fill, request.paraphrases))
+        self._canaries = tuple(dict.fromkeys((*canaries, *map(request.fill, request.keep))))
+        prompts = [tokenizer.encode(text).ids for text in (*self._paraphrases, *self._canaries)]
+        self._prompts = [self._residual(ids) for ids in prompts]
+        self._success = self._residual([*tokenizer.encode(request.text).ids, *target[:-1]])
 
-    paraphrases = []
-    for prompt in map(request.fill, request.paraphrases):
-        was, now = distributions(prompt)
-        holds = bool(now[target[0]] >= now[was.argmax()])
-        paraphrases.append(ParaphraseCheck(prompt, *_tops(tokenizer, was, now), float(np.exp(now[target[0]])), holds))
-    kept = []
-    for prompt in dict.fromkeys((*canaries, *map(request.fill, request.keep))):
-        was, now = distributions(prompt)
-        kl = float((np.exp(was) * (was - now)).sum())
-        kept.append(CanaryCheck(prompt, *_tops(tokenizer, was, now), kl, bool(was.argmax() == now.argmax())))
-    return EditCheck(_success(new, tokenizer.encode(request.text).ids, target), tuple(paraphrases), tuple(kept))
+    def edit_layer(self, slots: Slots) -> tuple[Floats, ...]:
+        """Return the residual stream [1, T, D] of each text behind the edit layer, with the slots in force.
 
+        The last text is the fact itself, its target included.
+        """
+        texts = (*self._prompts, self._success)
+        return tuple(self._decoder.run_edit(residual, slots).hidden for residual in texts)
 
-def _success(generator: Generator, prompt: Sequence[int], target: Sequence[int]) -> Success:
-    logits = generator.all_logits([*prompt, *target[:-1]])[len(prompt) - 1 :]
-    chosen = np.take_along_axis(log_softmax(logits), np.array(target)[:, None], axis=-1)
-    nll = -float(chosen.mean())
-    produced = list(generator.tokens(prompt, len(target)))
-    return Success(produced == list(target), float(np.exp(-nll)), nll)
+    def distributions(self, hidden: Sequence[Floats]) -> tuple[Floats, ...]:
+        """Return the log-probabilities [V] of the token behind each paraphrase and canary."""
+        return tuple(log_softmax(self._logits(text, 1)[0]) for text in hidden[: len(self._prompts)])
+
+    def compare(self, before: Sequence[Floats], after: Sequence[Floats]) -> EditCheck:
+        """Return what the edit did.
+
+        Parameters
+        ----------
+        before
+            As `distributions` returns them, without the edit.
+        after
+            As `edit_layer` returns them, with it.
+        """
+        pairs = list(zip(before, self.distributions(after), strict=True))
+        count = len(self._paraphrases)
+        paraphrases, first = [], self._target[0]
+        for prompt, (was, now) in zip(self._paraphrases, pairs[:count], strict=True):
+            holds = bool(now[first] >= now[was.argmax()])
+            tops = _tops(self._tokenizer, was, now)
+            paraphrases.append(ParaphraseCheck(prompt, *tops, float(np.exp(now[first])), holds))
+        kept = []
+        for prompt, (was, now) in zip(self._canaries, pairs[count:], strict=True):
+            kl = float((np.exp(was) * (was - now)).sum())
+            tops = _tops(self._tokenizer, was, now)
+            kept.append(CanaryCheck(prompt, *tops, kl, bool(was.argmax() == now.argmax())))
+        return EditCheck(self._success_of(after[-1]), tuple(paraphrases), tuple(kept))
+
+    def _success_of(self, hidden: Floats) -> Success:
+        logits, target = self._logits(hidden, len(self._target)), np.array(self._target)
+        nll = -float(np.take_along_axis(log_softmax(logits), target[:, None], axis=-1).mean())
+        # Greedy decoding yields the target exactly when each of its tokens is the most probable one behind the others.
+        return Success(bool((logits.argmax(axis=-1) == target).all()), float(np.exp(-nll)), nll)
+
+    def _residual(self, ids: Sequence[int]) -> Floats:
+        return self._decoder.run_prefix(np.array([ids], np.int64), self._decoder.sink_caches(1)[0])[0]
+
+    def _logits(self, hidden: Floats, places: int) -> Floats:
+        """Return the logits [places, V] behind the last tokens of a text."""
+        final, _ = self._decoder.run_suffix(hidden, self._decoder.sink_caches(1)[1])
+        return self._decoder.run_head(final[0, -places:])
 
 
 def _tops(tokenizer: Tokenizer, before: Floats, after: Floats) -> tuple[str, str]:

@@ -22,6 +22,8 @@ from .rank_one import subject_key
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
+_CACHE_BYTES = 64 * 2**20  # of the rows' K and V that one run of the suffix is given
+
 
 @dataclass(frozen=True)
 class Prefill:
@@ -56,12 +58,16 @@ class Prefill:
 
 def prefill(decoder: Decoder, rows: PromptRows, slots: Slots) -> Prefill:
     """Run all rows through the decoder once."""
-    edited = _through_edit_layer(decoder, rows.padded_ids(), slots)
-    final, new = decoder.run_suffix(edited.hidden, decoder.sink_caches(len(rows.all))[1])
+    return prefill_suffix(decoder, through_edit_layer(decoder, rows.padded_ids(), slots))
+
+
+def prefill_suffix(decoder: Decoder, edited: EditLayerOutput) -> Prefill:
+    """Run rows on from the edit layer to the end."""
+    final, new = decoder.run_suffix(edited.hidden, decoder.sink_caches(len(edited.hidden))[1])
     return Prefill(edited, new, final)
 
 
-def _through_edit_layer(decoder: Decoder, ids: Integers, slots: Slots) -> EditLayerOutput:
+def through_edit_layer(decoder: Decoder, ids: Integers, slots: Slots) -> EditLayerOutput:
     """Run whole rows [B, T] from the embeddings to the end of the edit layer."""
     residual, _ = decoder.run_prefix(ids, decoder.sink_caches(len(ids))[0])
     return decoder.run_edit(residual, slots)
@@ -184,11 +190,22 @@ class EditProblem:
         tuple
             Normalised hidden states at the read-outs of the rewriting rows [N, R, t, D], and of the kept row [N, K, D].
         """
-        n = len(deltas)
         chosen = np.arange(len(self.rows.all))
         if rows is not None:
             chosen = np.append(chosen[:-1][:rows], chosen[-1])
-        self.meter.forwards += n
+        self.meter.forwards += len(deltas)
+        parts = np.array_split(deltas, max(1, -(-len(deltas) // self._deltas_at_once(len(chosen)))))
+        read = [self._readouts(part, chosen) for part in parts]
+        return np.concatenate([readouts for readouts, _ in read]), np.concatenate([kept for _, kept in read])
+
+    def _deltas_at_once(self, rows: int) -> int:
+        """Return for how many deltas the cache of so many rows is repeated: beyond that it takes more than it saves."""
+        one = sum(tensor[0].nbytes for tensor in self.window.cache.tensors)
+        return max(1, _CACHE_BYTES // int(one * rows))
+
+    def _readouts(self, deltas: Floats, chosen: Integers) -> tuple[Floats, Floats]:
+        """Return what `readouts` does, of the chosen rows, in one run of the suffix."""
+        n = len(deltas)
         hidden = self._base_hidden(n, chosen) + self.window.scales[chosen, :, None] * deltas[:, None, None, :]
         hidden = hidden.reshape(n * len(chosen), *hidden.shape[2:])
         final, _ = self._decoder.run_suffix(hidden, self._cache_for(n, chosen))
@@ -216,7 +233,7 @@ class EditProblem:
         if self._policy is not PrefixCache.OFF:
             return self.window.hidden[None, chosen]
         ids = np.tile(self.rows.padded_ids()[chosen], (n, 1))
-        hidden = _through_edit_layer(self._decoder, ids, self._slots).hidden
+        hidden = through_edit_layer(self._decoder, ids, self._slots).hidden
         return hidden.reshape(n, -1, *hidden.shape[1:])
 
     def _cache_for(self, n: int, chosen: Integers) -> LayerCache:

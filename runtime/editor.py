@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from .configuration import EditConfig, Optimizer
 from .costs import Cost, CostMeter
 from .decoder import Decoder, Slots
-from .edit_check import EditCheck, check_edit
-from .edit_problem import EditProblem, prefill
+from .edit_check import EditCheck, EditChecker
+from .edit_problem import EditProblem, prefill_suffix, through_edit_layer
 from .prompt_rows import EditRequest, build_rows
-from .rank_one import rank_one_direction
+from .rank_one import InverseCovariance, rank_one_direction
 from .readout_loss import ReadoutLoss, log_softmax
 from .search import Progress, Search, SearchResult, SearchTask
 from .tokenizer import Tokenizer
@@ -103,7 +103,7 @@ def solve_edit(
     request: EditRequest,
     prefixes: Sequence[str],
     canaries: Sequence[str],
-    inverse_covariance: Floats,
+    inverse_covariance: InverseCovariance,
     slots: Slots,
     slot: int,
     config: EditConfig,
@@ -111,6 +111,9 @@ def solve_edit(
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> SolvedEdit:
     """Search for delta with forward passes, and turn it into a rank-one update.
+
+    Each graph's runs come together, so that staged sessions are swapped four times: prefix; edit layer; suffix; and for
+    the check, which is made with the update in force, the edit layer and the suffix again.
 
     Parameters
     ----------
@@ -132,15 +135,18 @@ def solve_edit(
     meter = CostMeter()
     decoder = decoder.metered(meter)
     rows = build_rows(request, prefixes, tokenizer, config.max_target_tokens)
-    filled = prefill(decoder, rows, slots)
-    key = filled.subject_key(rows)
-    value = filled.subject_value(rows)
+    checker = EditChecker(decoder, tokenizer, request, rows.target, canaries)
+    edited, unedited = through_edit_layer(decoder, rows.padded_ids(), slots), checker.edit_layer(slots)
+    filled, before = prefill_suffix(decoder, edited), checker.distributions(unedited)
+    key, value = filled.subject_key(rows), filled.subject_value(rows)
     direction = rank_one_direction(key, inverse_covariance)
-    problem = EditProblem(decoder, rows, filled, direction, slots, meter, config.prefix_cache, config.stale_tokens)
-    kept_log_probs = log_softmax(decoder.run_head(problem.initial_kept[0]))
-    loss = ReadoutLoss(decoder.run_head, rows.target, kept_log_probs, float(np.linalg.norm(value)), config.loss)
-    context = filled.subject_hidden(rows)
-    found = search(SearchTask(problem, loss, value, context, decoder, report))
-    after = slots.with_edit(slot, direction, found.delta)
-    check = check_edit(decoder, tokenizer, request, rows.target, canaries, slots, after)
+
+    def searched() -> SearchResult:  # its caches are gone before the check opens the graphs again
+        problem = EditProblem(decoder, rows, filled, direction, slots, meter, config.prefix_cache, config.stale_tokens)
+        kept_log_probs = log_softmax(decoder.run_head(problem.initial_kept[0]))
+        loss = ReadoutLoss(decoder.run_head, rows.target, kept_log_probs, float(np.linalg.norm(value)), config.loss)
+        return search(SearchTask(problem, loss, value, filled.subject_hidden(rows), decoder, report))
+
+    found = searched()
+    check = checker.compare(before, checker.edit_layer(slots.with_edit(slot, direction, found.delta)))
     return SolvedEdit(key, value + found.delta, direction, found, check, meter.cost())

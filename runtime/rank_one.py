@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,7 +26,14 @@ def subject_key(keys: Floats) -> Floats:
     return np.asarray((keys[0] + keys[1:].mean(axis=0)) / 2 if len(keys) > 1 else keys[0])
 
 
-def rank_one_direction(key: Floats, inverse_covariance: Floats) -> Floats:
+class InverseCovariance(Protocol):
+    """C^-1 [F, F], where C = E[k k^T] over calibration text: an array, or a matrix that stays in its file."""
+
+    def __matmul__(self, key: Floats, /) -> Floats:
+        """Return its product with a key [F]."""
+
+
+def rank_one_direction(key: Floats, inverse_covariance: InverseCovariance) -> Floats:
     """Return the right factor of the least change under ``C`` that moves k* (Meng et al. 2022, ROME, eq. 2).
 
     The update is ``W += (v* - W k*) (C^-1 k*)^T / (k*^T C^-1 k*)``: the outer product of delta, ``v* - W k*``, with
@@ -35,7 +44,7 @@ def rank_one_direction(key: Floats, inverse_covariance: Floats) -> Floats:
     key
         [F] k*.
     inverse_covariance
-        [F, F] C^-1, where C = E[k k^T] over calibration text.
+        Of the edit layer's keys.
 
     Returns
     -------

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from .configuration import LossConfig
 
 Floats = NDArray[np.float32]
-_CHUNK = 64  # hidden states whose logits are held at once: 64 x 150,000 tokens x 4 bytes is 38 MB
+_CHUNK = 64  # hidden states whose logits are held at once, at most
+_CHUNK_BYTES = 16 * 2**20  # of those logits
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,13 @@ class LossTerms:
 def log_softmax(logits: Floats) -> Floats:
     """Return log-probabilities over the last axis."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return np.asarray(shifted)
+
+
+def logits_at_once(vocabulary: int) -> int:
+    """Return for how many hidden states the logits are held at once: they are wide."""
+    return max(1, min(_CHUNK, _CHUNK_BYTES // (4 * vocabulary)))
 
 
 class ReadoutLoss:
@@ -82,6 +89,7 @@ class ReadoutLoss:
         self.kept_log_probs = kept_log_probs
         self._value_norm = value_norm
         self.config = config
+        self._chunk = logits_at_once(kept_log_probs.shape[1])
 
     def __call__(self, readouts: Floats, kept: Floats, deltas: Floats) -> LossTerms:
         """Evaluate the loss.
@@ -100,13 +108,14 @@ class ReadoutLoss:
         wanted = np.tile(self._target, n * rows)
         log_probs = np.empty(len(flat), np.float32)
         greedy = np.empty(len(flat), np.bool_)
-        for start in range(0, len(flat), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for start in range(0, len(flat), self._chunk):
+            part = slice(start, start + self._chunk)
             logits = self._head(flat[part])
             top = logits.max(axis=-1)
             chosen = np.take_along_axis(logits, wanted[part, None], axis=-1)[:, 0]
-            log_probs[part] = chosen - top - np.log(np.exp(logits - top[:, None]).sum(axis=-1))
             greedy[part] = chosen >= top
+            logits -= top[:, None]  # in place: logits are wide
+            log_probs[part] = chosen - top - np.log(np.exp(logits, out=logits).sum(axis=-1))
         token_log_probs = log_probs.reshape(n, rows, tokens)
         kl = self._kept_kl(kept)
         decay = np.linalg.norm(deltas, axis=-1) / self._value_norm**2
@@ -120,8 +129,8 @@ class ReadoutLoss:
         before, (n, places, width) = self.kept_log_probs, kept.shape
         probabilities, flat = np.exp(before), kept.reshape(-1, width)
         kl = np.empty(len(flat), np.float32)
-        for start in range(0, len(flat), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for start in range(0, len(flat), self._chunk):
+            part = slice(start, start + self._chunk)
             log_probs = log_softmax(self._head(flat[part]))
             for i, now in enumerate(log_probs, start):
                 kl[i] = probabilities[i % places] @ (before[i % places] - now)

@@ -52,9 +52,10 @@ def top_logits(head: Callable[[Floats], Floats], hidden: Floats, keep: int, want
     """
     logits = head(hidden)
     keep = min(keep, logits.shape[1] - 1)
-    ids = np.unique(np.concatenate([np.argpartition(-logits, keep, axis=-1)[:, :keep].ravel(), wanted]))
+    # Row by row here and below: a copy of all logits, or a place in them for each, would be as large as they are.
+    ids = np.unique(np.concatenate([*(np.argpartition(-row, keep)[:keep] for row in logits), wanted]))
     kept = logits[:, ids]
-    everything = _log_sum(logits)
+    everything = np.concatenate([_log_sum(row[None]) for row in logits])
     # The rest is small next to what is kept: from the difference of logarithms, bounded away from rounding.
     inside = np.exp(_log_sum(kept) - everything)
     rest = np.log(np.maximum(1 - inside, 1e-7)) + everything

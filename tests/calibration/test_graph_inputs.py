@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from mobiedit.calibration.graph_inputs import Feeds, RecordedInputs, record_graph_inputs
 from mobiedit.calibration.text import default_text
 from mobiedit.runtime import open_bundle
-from mobiedit.runtime.bundle_parts import load_parts
+from mobiedit.runtime.bundle_parts import cpu_graphs, load_parts
 from mobiedit.runtime.configuration import ExecutionConfig
 from mobiedit.runtime.costs import CostMeter
 from mobiedit.runtime.decoder import Decoder, DecoderParts, Slots
@@ -25,9 +25,8 @@ CLAMP = 4.0  # the search lets a delta grow to so many norms of the value
 @pytest.fixture(scope="module")
 def parts(fp32_bundle: Path) -> DecoderParts:
     manifest = open_bundle(fp32_bundle, verify=False).manifest
-    return load_parts(
-        fp32_bundle, manifest.shape, manifest.edit_layer, manifest.mask_value, ExecutionConfig(), fold_weights=False
-    )
+    graphs = cpu_graphs(fp32_bundle, ExecutionConfig(), fold_weights=False)
+    return load_parts(fp32_bundle, manifest.shape, manifest.edit_layer, manifest.mask_value, graphs)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from mobiedit.export import npu_stage
 from mobiedit.export.cli import main
 from mobiedit.export.configuration import ExportConfig, Target
-from mobiedit.export.pipeline import export_bundle, predict
+from mobiedit.export.pipeline import export_bundle
+from mobiedit.export.prediction import predict
 from mobiedit.export.progress import Stages
 from mobiedit.runtime import open_bundle
 from mobiedit.runtime.contexts import Shapes

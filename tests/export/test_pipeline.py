@@ -26,7 +26,8 @@ from mobiedit.calibration.text import held_out_text
 from mobiedit.export import check, fp32_stage, pipeline, quantise_stage
 from mobiedit.export.checkpoint import find_source, load_checkpoint
 from mobiedit.export.configuration import ExportConfig, Precision
-from mobiedit.export.pipeline import export_bundle, predict
+from mobiedit.export.pipeline import export_bundle
+from mobiedit.export.prediction import predict
 from mobiedit.export.progress import Stages
 from mobiedit.runtime import open_bundle
 from mobiedit.runtime.bundle_writer import BundleWriter

@@ -22,7 +22,7 @@ from mobiedit.calibration.graph_inputs import Feeds, RecordedInputs, record_grap
 from mobiedit.calibration.text import default_text
 from mobiedit.export.static_quantisation import _overrides, quantise_static
 from mobiedit.runtime import open_bundle
-from mobiedit.runtime.bundle_parts import load_parts
+from mobiedit.runtime.bundle_parts import cpu_graphs, load_parts
 from mobiedit.runtime.configuration import ExecutionConfig
 from mobiedit.runtime.errors import NumericsError
 
@@ -35,7 +35,7 @@ def recorded(
 ) -> RecordedInputs:
     manifest = open_bundle(fp32_bundle, verify=False).manifest
     shape, layer, mask = manifest.shape, manifest.edit_layer, manifest.mask_value
-    parts = load_parts(fp32_bundle, shape, layer, mask, ExecutionConfig(), fold_weights=False)
+    parts = load_parts(fp32_bundle, shape, layer, mask, cpu_graphs(fp32_bundle, ExecutionConfig(), fold_weights=False))
     return record_graph_inputs(
         parts, [tokenizer(line).input_ids for line in default_text()[:4]], 3, tmp_path_factory.mktemp("feeds")
     )

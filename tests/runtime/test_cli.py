@@ -66,6 +66,8 @@ def test_info_and_verify_name_what_the_bundle_is(bundle_path: Path, as_json: boo
     assert "edit_layer" in info
     if as_json:
         assert json.loads(info)["slots"] == {"used": 0, "total": 3}
+        assert set(json.loads(info)["predicted_peak_bytes"]) == {"edit", "ask"}
+        assert json.loads(run("info", bundle_path, "--staging", "on", *flags))["staged_edits"] is True
         assert json.loads(verified)["ok"] is True
     else:
         assert "files and 0 edits are intact" in verified

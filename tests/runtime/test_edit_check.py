@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that every torch reader
 from transformers import LlamaForCausalLM
 
 from mobiedit.runtime.decoder import Decoder, Slots
-from mobiedit.runtime.edit_check import CanaryCheck, EditCheck, ParaphraseCheck, Success, check_edit
+from mobiedit.runtime.edit_check import CanaryCheck, EditCheck, EditChecker, ParaphraseCheck, Success
 from mobiedit.runtime.edit_problem import Floats, prefill
 from mobiedit.runtime.generation import Generator
 from mobiedit.runtime.manifest import Manifest
@@ -27,6 +28,20 @@ TOLERANCE = 1e-4
 @pytest.fixture(scope="module")
 def empty(manifest: Manifest) -> Slots:
     return Slots.empty(manifest.slots, manifest.shape)
+
+
+def check_edit(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    request: EditRequest,
+    target: Sequence[int],
+    canaries: Sequence[str],
+    before: Slots,
+    after: Slots,
+) -> EditCheck:
+    """Compare the model with and without an edit, as a whole edit does."""
+    checker = EditChecker(decoder, tokenizer, request, target, canaries)
+    return checker.compare(checker.distributions(checker.edit_layer(before)), checker.edit_layer(after))
 
 
 def edit_at(decoder: Decoder, empty: Slots, ids: tuple[int, ...], length: float) -> Slots:
@@ -141,6 +156,22 @@ def test_success_is_greedy_when_the_target_is_what_the_model_writes(
     assert not other.success.greedy_match
     assert other.failures == ("the prompt does not lead to the target",)
     assert other.success.target_prob < check.success.target_prob
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_success_agrees_with_generation_when_the_target_is_what_is_written_or_nearly(
+    length: int, seed: int, decoder: Decoder, byte_tokenizer: Tokenizer, empty: Slots
+) -> None:
+    ids = byte_tokenizer.encode(REQUEST.text).ids
+    after = edit_at(decoder, empty, ids, 400.0 * (seed + 1))
+    written = list(Generator(decoder, after).tokens(ids, length))
+    changed = list(written)
+    changed[seed % length] = (written[seed % length] + 1 + seed) % 600
+    for target in (written, changed):
+        generated = list(Generator(decoder, after).tokens(ids, len(target)))
+        success = check_edit(decoder, byte_tokenizer, REQUEST, target, (), empty, after).success
+        assert success.greedy_match == (generated == target)
 
 
 @pytest.mark.parametrize("target", [(7,), (40, 41, 42)])

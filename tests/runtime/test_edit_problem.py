@@ -283,3 +283,20 @@ def test_subject_key_is_the_bare_prompts_when_there_is_no_other_row(
     rows = build_rows(REQUESTS["subject-inside"], ("{}",), byte_tokenizer, 32)
     filled = prefill(decoder, rows, Slots.empty(manifest.slots, manifest.shape))
     assert np.array_equal(filled.subject_key(rows), filled.edited.keys[0, rows.rewriting[0].subject_index])
+
+
+@pytest.mark.parametrize("rows", [None, 2])
+def test_readouts_are_the_same_bits_when_deltas_run_a_few_at_a_time(
+    rows: int | None, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter = CostMeter()
+    problem, deltas = case.open(PrefixCache.EXACT, meter), case.deltas(5)
+    whole, whole_cost = problem.readouts(deltas, rows), meter.cost()
+    run = len(case.rows.all) if rows is None else rows + 1
+    of_a_row = sum(tensor[0].nbytes for tensor in problem.window.cache.tensors)
+    monkeypatch.setattr("mobiedit.runtime.edit_problem._CACHE_BYTES", 2 * run * of_a_row)
+    for left, right in zip(whole, problem.readouts(deltas, rows), strict=True):
+        np.testing.assert_array_equal(left, right)
+    cost = meter.cost()
+    assert cost.dispatches - whole_cost.dispatches == 3  # 2 + 2 + 1 deltas
+    assert (cost.forwards, cost.token_layers) == (2 * whole_cost.forwards, 2 * whole_cost.token_layers)
