@@ -277,7 +277,7 @@ def test_json_is_a_report_when_a_model_is_really_exported(
     assert "%|" not in result.stderr  # no bars: nobody looks
     manifest = read_manifest(tmp_path / "bundle")
     stated = {"edit_layer": manifest.edit_layer, "checks": manifest.checks, "statistics": manifest.statistics}
-    assert report == {"bundle": "bundle", "notes": [], **stated}
+    assert report == {"bundle": "bundle", "notes": [], "contexts": {}, **stated}
     choice = manifest.statistics["layer"]  # no layer was asked for
     assert choice["chosen"] == manifest.edit_layer
     assert [each["layer"] for each in choice["candidates"]] == [1, 2]
