@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_ir
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mobiedit.runtime.bundle_layout import SEGMENT_OUTPUTS, segment_names
 from mobiedit.runtime.manifest import ModelShape
 
 from .segment import DecoderSegment, EditLayer, Head
+from .stored_weight import StoredWeight
 from .third_party import contained
 
 OPSET = 23  # the first with a native RMSNormalization
@@ -59,7 +57,7 @@ def graph_specs(model: nn.Module, shape: ModelShape, layer: int, slots: int) -> 
 def write_graph(spec: GraphSpec, path: Path) -> None:
     """Export one graph to a new file, with its weights in ``<name>.data`` beside it.
 
-    The weights are fetched one after another as they are written: no second copy of the model is ever held.
+    The weights are widened piece by piece as they are written: no second copy of the model, or of one, is ever held.
     """
     axes = tuple(dict.fromkeys(named, _DYNAMIC) for _, named in spec.inputs.values())
     tensors = tuple(tensor for tensor, _ in spec.inputs.values())
@@ -78,10 +76,7 @@ def write_graph(spec: GraphSpec, path: Path) -> None:
         )
         assert program is not None
         for name, weight in weights.items():
-            value = program.model.graph.initializers[name]
-            assert value.shape is not None
-            fetch = partial(_fetched, weight, name)
-            value.const_value = onnx_ir.LazyTensor(fetch, onnx_ir.DataType.FLOAT, value.shape, name=name)
+            program.model.graph.initializers[name].const_value = StoredWeight(weight, name)
         onnx_ir.save(program.model, path, external_data=f"{path.name}.data")
     _name_axes(path, spec)
 
@@ -113,11 +108,6 @@ def _placeholders(module: nn.Module) -> Iterator[dict[str, Tensor]]:
     finally:
         for name, child in linear.items():
             module.set_submodule(name, child)
-
-
-def _fetched(weight: Tensor, name: str) -> onnx_ir.TensorProtocol:
-    transposed: NDArray[np.float32] = weight.T.float().contiguous().numpy()
-    return onnx_ir.Tensor(transposed, name=name)
 
 
 def _segment_spec(segment: DecoderSegment, shape: ModelShape, output: str) -> GraphSpec:
