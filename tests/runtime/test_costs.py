@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -58,6 +59,14 @@ def test_peak_rss_takes_the_number_as_bytes_when_on_macos(monkeypatch: pytest.Mo
     kibibytes = peak_rss_bytes() / 1024
     monkeypatch.setattr(sys, "platform", "darwin")
     assert peak_rss_bytes() == pytest.approx(kibibytes, rel=0.05)
+
+
+@linux_only
+def test_peak_rss_is_the_processs_own_when_its_parent_is_large() -> None:
+    block = b"\1" * (256 * 2**20)
+    script = "from mobiedit.runtime.costs import peak_rss_bytes; print(peak_rss_bytes())"
+    child = int(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True).stdout)
+    assert child < len(block) < peak_rss_bytes()
 
 
 def test_peak_rss_stays_when_memory_is_freed() -> None:

@@ -96,7 +96,7 @@ def test_bundle_is_refused_in_one_line_when_it_is_not_for_the_npu(fp32_bundle: P
     out = tmp_path / "simulator.json"
     done = CliRunner().invoke(main, [str(fp32_bundle), "--out", str(out)])
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert done.stderr.startswith("error: the bundle is fp32, the NPU takes w8a16 alone")
+    assert done.stderr.startswith("error: the bundle is fp32, the NPU takes w8a16, w8a8, mixed alone")
     assert not out.exists()
 
 
