@@ -27,6 +27,7 @@ from .lock import editing_lock
 from .manifest import Manifest, read_manifest, verify_files
 from .memory_plan import predicted_peaks
 from .onnx_external_data import require_listed_data
+from .perturbation import for_precision
 from .prompt_rows import EditRequest
 from .reader import Reader
 from .search import Progress, Search
@@ -263,7 +264,8 @@ class Bundle:
     def search_for(self, config: EditConfig) -> Search:
         """Return the search of delta that ``config`` names."""
         if config.optimizer is Optimizer.GN:
-            return partial(gauss_newton, config=config.gauss_newton, lens=self._lens)
+            chosen = for_precision(config.gauss_newton, self.manifest.precision)
+            return partial(gauss_newton, config=chosen, lens=self._lens)
         return partial(zeroth_order, config=config.zeroth_order)
 
     @cached_property

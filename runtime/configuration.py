@@ -127,7 +127,7 @@ class GaussNewtonConfig:
     spare_directions
         How many of them come from the gradient subspace, whatever the lens proposes.
     mu
-        Length of a perturbation, relative to the norm of the value at the subject.
+        Length of a perturbation, relative to the norm of the value at the subject; see `perturbation.LEAST`.
     jacobian_rows
         Rewriting rows that a column is read from at first, the bare prompt foremost: rows hardly differ in their
         derivatives. After an epoch without a better delta there are twice as many, and half the ``mu``.
