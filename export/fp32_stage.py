@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,11 @@ from .checkpoint import Checkpoint
 from .graphs import graph_specs, write_graph
 from .progress import Stages
 from .source_graphs import SourceGraph, source_graphs
-from .token_rows import token_rows
+from .token_rows import half_suffices, token_rows
 
 
 def write_fp32(
-    checkpoint: Checkpoint, layer: int, slots: int, sink: int, folder: Path, stages: Stages
+    checkpoint: Checkpoint, layer: int, slots: int, sink: int, folder: Path, half_rows: Path, stages: Stages
 ) -> dict[str, SourceGraph]:
     """Write graphs, constants and embedding; return the source model's own graphs by name.
 
@@ -30,6 +31,8 @@ def write_fp32(
         Edits that the edit graph takes.
     sink
         The sink token.
+    half_rows
+        The vocabulary's rows in FP16, if they were written: taken over where they are as good.
     """
     model, shape = checkpoint.model, checkpoint.shape
     specs = graph_specs(model, shape, layer, slots)
@@ -41,5 +44,8 @@ def write_fp32(
     sink_tensors = dict(zip(names, sink_cache(model, sink), strict=True))
     frequencies = model.model.rotary_emb.inv_freq.numpy().astype(np.float32)
     save_tensors(folder / CONSTANTS, {"inverse_frequencies": frequencies, **sink_tensors})
-    save_tensors(folder / EMBEDDING, token_rows(checkpoint))
+    if half_rows.exists() and half_suffices(checkpoint):
+        os.link(half_rows, folder / EMBEDDING)
+    else:
+        save_tensors(folder / EMBEDDING, token_rows(checkpoint))
     return source_graphs(specs)

@@ -75,9 +75,12 @@ def write_graph(spec: GraphSpec, path: Path) -> None:
             verbose=False,
         )
         assert program is not None
-        for name, weight in weights.items():
-            program.model.graph.initializers[name].const_value = StoredWeight(weight, name)
+        stored = {name: StoredWeight(weight, name) for name, weight in weights.items()}
+        for name, tensor in stored.items():
+            program.model.graph.initializers[name].const_value = tensor
         onnx_ir.save(program.model, path, external_data=f"{path.name}.data")
+        for tensor in stored.values():
+            tensor.forget()  # the library keeps its models
     _name_axes(path, spec)
 
 

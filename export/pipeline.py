@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -140,6 +141,7 @@ class _Export:
             reference = self._read_reference(work, sink.token)
             if self._config.report is None:
                 model.to("meta")  # it is not needed any more: its memory is the graphs' from here on
+                gc.collect()  # what traced and fitted it held its weights in cycles
             fp32 = self._check_fp32(fp32_folder, reference)
             ranges = {}
             if self._config.precision is not Precision.FP32:
@@ -169,7 +171,8 @@ class _Export:
     def _write_fp32(self, folder: Path, sink: int) -> DecoderParts:
         """Write the FP32 graphs; return what a decoder is loaded from, with the source model's own ones instead."""
         config = self._config
-        graphs = write_fp32(self._checkpoint, self._layer, config.slots, sink, folder, self._stages)
+        half_rows = self._writer.folder / EMBEDDING
+        graphs = write_fp32(self._checkpoint, self._layer, config.slots, sink, folder, half_rows, self._stages)
         return self._parts(folder, graphs)
 
     def _quantise(self, work: Path) -> dict[str, Any]:

@@ -29,5 +29,9 @@ class StoredWeight(onnx_ir.LazyTensor):
         for columns in self._weight.split(max(1, _PIECE // self._weight.shape[0]), dim=1):
             file.write(columns.T.float().contiguous().numpy().astype("<f4", copy=False).data)
 
+    def forget(self) -> None:
+        """Let go of the weight, so that its memory is free though the tensor is not."""
+        self._weight = self._weight.new_zeros(0, 0)
+
     def _whole(self) -> onnx_ir.TensorProtocol:
         return onnx_ir.Tensor(self._weight.T.float().contiguous().numpy(), name=self.name)

@@ -11,18 +11,19 @@ from mobiedit.runtime.errors import ExportError
 
 from .checkpoint import Checkpoint
 
+_ROWS = 8192  # looked at at a time: a copy of an embedding can be a gigabyte
+
+
+def half_suffices(checkpoint: Checkpoint) -> bool:
+    """Return whether FP16 holds the rows: if stored in a half that fits. bfloat16 loses what is below 3e-8."""
+    rows = _stored_rows(checkpoint).values()
+    return all(each.dtype in HALVES.values() and _fits_half(each) for each in rows)
+
 
 def token_rows(checkpoint: Checkpoint) -> dict[str, NDArray[np.float16] | NDArray[np.float32]]:
-    """Return the embedding [V, D], and the head's rows where they are others.
-
-    FP32; but FP16 of a checkpoint in half precision whose numbers fit: bfloat16 loses what is below 3e-8.
-    """
-    stored = _stored_rows(checkpoint)
-    if all(rows.dtype in HALVES.values() for rows in stored.values()):
-        halves = {name: rows.half() for name, rows in stored.items()}
-        if all(rows.isfinite().all() for rows in halves.values()):
-            return {name: rows.numpy() for name, rows in halves.items()}
-    return {name: rows.float().numpy() for name, rows in stored.items()}
+    """Return the embedding [V, D], and the head's rows where they are others: in FP16 where that suffices, or FP32."""
+    half = half_suffices(checkpoint)
+    return {name: (rows.half() if half else rows.float()).numpy() for name, rows in _stored_rows(checkpoint).items()}
 
 
 def half_token_rows(checkpoint: Checkpoint) -> dict[str, NDArray[np.float16]]:
@@ -33,10 +34,14 @@ def half_token_rows(checkpoint: Checkpoint) -> dict[str, NDArray[np.float16]]:
     ExportError
         When a number does not fit.
     """
-    halves = {name: rows.half().numpy() for name, rows in _stored_rows(checkpoint).items()}
-    if not all(np.isfinite(rows).all() for rows in halves.values()):
+    stored = _stored_rows(checkpoint)
+    if not all(map(_fits_half, stored.values())):
         raise ExportError("the embedding does not fit FP16: use --precision fp32")
-    return halves
+    return {name: rows.half().numpy() for name, rows in stored.items()}
+
+
+def _fits_half(rows: Tensor) -> bool:
+    return all(bool(piece.half().isfinite().all()) for piece in rows.split(_ROWS))
 
 
 def _stored_rows(checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import weakref
 
 import numpy as np
 import onnx_ir
@@ -28,3 +29,13 @@ def test_numbers_are_those_of_the_transpose_when_written_in_pieces(
     np.testing.assert_array_equal(np.asarray(tensor), wanted)
     assert file.getvalue() == tensor.tobytes()
     assert tensor.nbytes == len(file.getvalue())
+
+
+def test_memory_of_a_weight_is_free_when_it_is_forgotten() -> None:
+    weight = torch.randn(24, 10)
+    alive = weakref.ref(weight)
+    tensor = StoredWeight(weight, "w")
+    tensor.forget()
+    del weight
+    assert alive() is None
+    assert tensor.name == "w"
