@@ -129,6 +129,23 @@ def shape_of(config: Any) -> ModelShape:  # noqa: ANN401
     )
 
 
+def stored_half(source: Source) -> torch.dtype | None:
+    """Return the half precision that all weights of a checkpoint are stored in, or None; the headers alone are read.
+
+    Raises
+    ------
+    ExportError
+        When a file is damaged.
+    """
+    if source.gguf:
+        return None
+    kinds = set()
+    for path in source.weight_files:
+        with _damage_as_error(source.name, "cannot be loaded"), safe_open(path, "pt") as file:
+            kinds |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - not a dict
+    return HALVES.get(kinds.pop()) if len(kinds) == 1 else None
+
+
 def load_checkpoint(source: Source, config: Any = None) -> Checkpoint:  # noqa: ANN401
     """Load weights, tokenizer and identity.
 
@@ -148,7 +165,7 @@ def load_checkpoint(source: Source, config: Any = None) -> Checkpoint:  # noqa: 
     config = config or read_config(source)
     with _damage_as_error(source.name, "cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(source.folder, **source.options)
-        stored = _half_precision(source)
+        stored = stored_half(source)
         model, loading = AutoModelForCausalLM.from_pretrained(
             source.folder,
             dtype=stored or torch.float32,
@@ -221,17 +238,6 @@ def _weights_sha256(source: Source) -> str:
     """Return one hash for all weight files: of the lines "hash  name", as sha256sum prints them."""
     lines = "".join(f"{sha256_of(path)}  {path.name}\n" for path in source.weight_files)
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _half_precision(source: Source) -> torch.dtype | None:
-    """Return the half precision that all weights are stored in, or None."""
-    if source.gguf:
-        return None
-    kinds = set()
-    for path in source.weight_files:
-        with safe_open(path, "pt") as file:
-            kinds |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - not a dict
-    return HALVES.get(kinds.pop()) if len(kinds) == 1 else None
 
 
 def _eos_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -37,6 +37,13 @@ _FP32_COPIES = {
 
 Fitted to exports for fp32, w8a16 and w8; fp16 and w4 are taken to be as fp32 and w8."""
 
+_WEIGHT_BY_WEIGHT = (Precision.FP32, Precision.W8, Precision.W4)
+"""Precisions whose graphs are written, and read again, without ever being in memory as a whole."""
+
+_MAPPING_LIBRARIES = 450e6  # without arenas of whole graphs
+_LENS_COPIES = 5  # its maps, their gradients, Adam's averages, a copy
+_READOUTS = 450  # rows of logits while it is fitted
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -65,12 +72,20 @@ class Plan:
         return sum(self.files.values())
 
 
-def plan_export(shape: ModelShape, layer: int, precision: Precision, block: int) -> Plan:
-    """Predict sizes for an edit layer and a precision; ``block`` inputs share a scale in ``w8`` and ``w4``."""
+def plan_export(shape: ModelShape, layer: int, precision: Precision, block: int, *, half: bool = False) -> Plan:
+    """Predict sizes for an edit layer and a precision.
+
+    Parameters
+    ----------
+    block
+        Inputs that share a scale in ``w8`` and ``w4``.
+    half
+        Whether the checkpoint is in half precision, and so stays on its file's pages.
+    """
     projection = shape.width * shape.head_dim
     attention = 2 * projection * (shape.n_heads + shape.n_kv_heads)
     mlp = 3 * shape.width * shape.mlp_width
-    vocabulary = shape.vocabulary * shape.width
+    vocabulary, vocabulary_row = shape.vocabulary * shape.width, _FP32 * shape.vocabulary
     weight, head = (
         _BYTES_PER_WEIGHT[each] + _FP32_A_BLOCK.get(each, 0) * _FP32 / block for each in (precision, precision.of_head)
     )
@@ -85,6 +100,10 @@ def plan_export(shape: ModelShape, layer: int, precision: Precision, block: int)
     }
     layers = shape.n_layers * (attention + mlp)
     parameters = layers + vocabulary * (1 if shape.tied_head else 2)
-    # The head graph holds its own copy of the vocabulary matrix, tied or not.
-    peak = _LIBRARIES + _FP32_COPIES[precision] * _FP32 * (layers + vocabulary) + 3 * 8 * shape.mlp_width**2
+    if half and precision in _WEIGHT_BY_WEIGHT:
+        lens = _LENS_COPIES * _FP32 * lens_numbers(shape.width, LensConfig())
+        peak = _MAPPING_LIBRARIES + _HALF * parameters + lens + _FP32 * shape.mlp_width**2 + _READOUTS * vocabulary_row
+    else:
+        # The head graph holds its own copy of the vocabulary matrix, tied or not.
+        peak = _LIBRARIES + _FP32_COPIES[precision] * _FP32 * (layers + vocabulary) + 3 * 8 * shape.mlp_width**2
     return Plan(parameters, files, round(peak))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .checkpoint import find_source, read_config, shape_of
+from .checkpoint import find_source, read_config, shape_of, stored_half
 from .configuration import ExportConfig
 from .edit_layer import predict_layer
 from .plan import Plan, plan_export
@@ -15,9 +15,10 @@ def predict(config: ExportConfig) -> Plan:
     source = find_source(config.model, config.revision, trust_remote_code=config.trust_remote_code)
     shape = shape_of(read_config(source))
     layer = predict_layer(shape, config.layer)
+    half = stored_half(source) is not None and not config.rotated  # what is rotated is in FP32 first
     if config.rotated:
         shape = replace(shape, tied_head=False)
-    plan = plan_export(shape, layer, config.precision, config.block)
+    plan = plan_export(shape, layer, config.precision, config.block, half=half)
     tried = f"auto: an export tries a few layers; these are the sizes for layer {layer}"
     compiled = "context binaries are not in these sizes"
     return replace(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from mobiedit.calibration.activation_ranges import RangeConfig, RangeMethod
 from mobiedit.calibration.text import held_out_text
@@ -498,7 +498,6 @@ def test_export_is_refused_when_fp32_graphs_are_off(
 def test_export_is_refused_when_embedding_does_not_fit_half_precision(
     config: ExportConfig, written_graphs: None, llama: Path, tmp_path: Path
 ) -> None:
-    from safetensors.numpy import save_file
 
     folder = Path(shutil.copytree(llama, tmp_path / "model"))
     tensors = load_file(folder / "model.safetensors")
@@ -509,13 +508,28 @@ def test_export_is_refused_when_embedding_does_not_fit_half_precision(
     assert left(config) == []
 
 
-def test_prediction_needs_no_weights_when_asked_for(config: ExportConfig, llama: Path, tmp_path: Path) -> None:
+def test_prediction_is_refused_when_weights_have_no_header(config: ExportConfig, llama: Path, tmp_path: Path) -> None:
     damaged = Path(shutil.copytree(llama, tmp_path / "model"))
-    (damaged / "model.safetensors").write_bytes(b"never read")
-    assert predict(replace(config, model=str(damaged))) == predict(config)
+    (damaged / "model.safetensors").write_bytes(b"no header")
+    with pytest.raises(ExportError, match=r"^[^\n]+ cannot be loaded [^\n]+: check the checkpoint$"):
+        predict(replace(config, model=str(damaged)))
     with pytest.raises(RequestError, match="--layer 7 is not in the model"):
         predict(replace(config, model=str(damaged), layer=7))
     assert left(config) == []
+
+
+def test_prediction_is_of_mapped_weights_when_checkpoint_is_in_half_precision(
+    config: ExportConfig, llama: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(llama, tmp_path / "model"))
+    tensors = {name: tensor.astype(np.float16) for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    full, half = (
+        predict(replace(config, model=str(model), precision=Precision.W8)).peak_bytes for model in (llama, folder)
+    )
+    assert half < full
+    rotated = replace(config, model=str(folder), precision=Precision.W8, rotate=True)
+    assert predict(rotated).peak_bytes >= full  # it is in FP32 first
 
 
 def test_bundle_moved_aside_by_a_killed_export_comes_back(bundle_path: Path) -> None:

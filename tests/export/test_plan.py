@@ -105,3 +105,11 @@ def test_files_are_smaller_when_blocks_are_longer() -> None:
     assert small["suffix.onnx"] == pytest.approx(large["suffix.onnx"] * 5 / 6)
     assert small["head.onnx"] == pytest.approx(large["head.onnx"] * 8.5 / 9)  # of 8 bits, with a scale alone
     assert small["edit.onnx"] == large["edit.onnx"]
+
+
+def test_peak_is_near_the_measured_one_when_a_3b_is_in_half_precision() -> None:
+    qwen = ModelShape(36, 2048, 11008, 16, 2, 128, 151_936, 2048, tied_head=True)
+    plan = plan_export(qwen, 12, Precision.W8, BLOCK, half=True)
+    assert plan.parameters == pytest.approx(3.09e9, rel=0.01)
+    assert plan.peak_bytes == pytest.approx(8.6e9, rel=0.1)  # docs/benchmarks.md
+    assert plan.peak_bytes < 1.5 * 2 * plan.parameters
