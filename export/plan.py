@@ -42,7 +42,7 @@ _WEIGHT_BY_WEIGHT = (Precision.FP32, Precision.W8, Precision.W4)
 
 _MAPPING_LIBRARIES = 450e6  # without arenas of whole graphs
 _LENS_COPIES = 5  # its maps, their gradients, Adam's averages, a copy
-_READOUTS = 450  # rows of logits while it is fitted
+_READOUTS = 1000  # rows of logits while it is fitted, and what they are computed from
 
 
 @dataclass(frozen=True)
