@@ -25,7 +25,7 @@ from mobiedit.runtime.decoder import Decoder, DecoderParts, Slots
 from mobiedit.runtime.execution import Runnable
 from mobiedit.runtime.files import storage_errors
 from mobiedit.runtime.manifest import SCHEMA_VERSION, Manifest, to_json
-from mobiedit.runtime.staging import GraphStages
+from mobiedit.runtime.staging import ONE_BY_ONE, GraphStages
 from mobiedit.runtime.tokenizer import Tokenizer
 
 from .canaries import choose_canaries
@@ -190,8 +190,9 @@ class _Export:
         ).run()
 
     def _check_fp32(self, folder: Path, reference: Reference) -> Comparison:
-        """Compare the FP32 graphs with the source model, one stage of them in memory at a time."""
-        stages = GraphStages(cpu_openers(folder, ExecutionConfig(), fold_weights=False, packed=False))
+        """Compare the FP32 graphs with the source model, one of them in memory at a time."""
+        openers = cpu_openers(folder, ExecutionConfig(), fold_weights=False, packed=False)
+        stages = GraphStages(openers, ONE_BY_ONE)
         fp32 = self._compare("check the FP32 graphs", self._parts(folder, stages.graphs()), reference)
         stages.close()
         require_exact(fp32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from .bundle_layout import graph_file
 from .costs import CostMeter
@@ -15,6 +15,8 @@ OpenRunnable = Callable[[], Runnable]
 STAGES = (("prefix",), ("edit",), ("head", "suffix"))
 """Graphs that an edit needs at the same time. The head opens first: while it is packed it is in memory twice."""
 
+ONE_BY_ONE = (("prefix",), ("edit",), ("suffix",), ("head",))
+"""For texts that pass one graph after another."""
 
 OPENING_ORDER = ("head", "prefix", "edit", "suffix")
 """Of graphs that are all open at once, for the same reason."""
@@ -26,11 +28,14 @@ class GraphStages:
     Parameters
     ----------
     openers
-        Makes each graph's sessions, by its name in `STAGES`.
+        Makes each graph's sessions, by name.
+    stages
+        The names of the graphs that are open together.
     """
 
-    def __init__(self, openers: Mapping[str, OpenRunnable]) -> None:
+    def __init__(self, openers: Mapping[str, OpenRunnable], stages: Sequence[Sequence[str]] = STAGES) -> None:
         self._openers = openers
+        self._stages = stages
         self._open: dict[str, Runnable] = {}
         self.opened = 0
 
@@ -42,7 +47,7 @@ class GraphStages:
         """Return a graph with its sessions; those of other stages are closed first."""
         if name not in self._open:
             self.close()
-            (stage,) = (stage for stage in STAGES if name in stage)
+            (stage,) = (stage for stage in self._stages if name in stage)
             for each in stage:
                 self._open[each] = self._openers[each]()
             self.opened += 1

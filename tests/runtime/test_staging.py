@@ -18,7 +18,7 @@ from mobiedit.runtime.execution import Feeds, Fetched
 from mobiedit.runtime.journal import EditRecord
 from mobiedit.runtime.manifest import FileEntry, Manifest
 from mobiedit.runtime.staged_edit import STAGING_BYTES, stages_edits
-from mobiedit.runtime.staging import STAGES, GraphStages, StagedGraph
+from mobiedit.runtime.staging import ONE_BY_ONE, STAGES, GraphStages, StagedGraph
 
 ON, OFF, AUTO = (ExecutionConfig(staging=each) for each in (Staging.ON, Staging.OFF, Staging.AUTO))
 SHORT = replace(EditConfig(force=True), gauss_newton=replace(EditConfig().gauss_newton, steps=4, directions=4))
@@ -55,6 +55,15 @@ def test_one_stage_is_alive_when_graphs_run_in_any_order() -> None:
     assert stages.opened == 6  # suffix and head share one
     stages.close()
     assert not living
+
+
+def test_graphs_are_alive_alone_when_they_are_staged_one_by_one() -> None:
+    living: set[str] = set()
+    names = [name for stage in ONE_BY_ONE for name in stage]
+    stages = GraphStages({name: lambda name=name: _Noted(name, living) for name in names}, ONE_BY_ONE)
+    for name, graph in stages.graphs().items():
+        graph.run({"x": np.zeros(1, np.float32)})
+        assert living == {name}
 
 
 def _edited(bundle: Path, folder: Path, execution: ExecutionConfig) -> tuple[EditResult, EditRecord, list[int]]:
