@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import onnx
 from onnx.external_data_helper import load_external_data_for_tensor, set_external_data
+
+Message = TypeVar("Message", onnx.TensorProto, onnx.NodeProto)
 
 _SMALLEST = 1024  # bytes: below this a tensor stays in the graph, as onnx leaves it
 _ALIGNMENT, _ALIGNED = 4096, 2**20  # a tensor of a megabyte or more starts on a page
@@ -33,9 +35,12 @@ class ExternalDataWriter:
         self._file.close()
 
     def take(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
-        """Return the tensor with its numbers in the file, or as it is where they are few."""
+        """Return a copy of the tensor with its numbers in the file, or with them where they are few.
+
+        A copy, since a message that is part of another keeps all of that in memory.
+        """
         if len(tensor.raw_data) < _SMALLEST:
-            return tensor
+            return copied(tensor)
         alignment = _ALIGNMENT if len(tensor.raw_data) >= _ALIGNED else 1
         offset = -(-self._file.tell() // alignment) * alignment
         self._file.seek(offset)
@@ -49,10 +54,16 @@ class ExternalDataWriter:
 
 def loaded(tensor: onnx.TensorProto, folder: Path) -> onnx.TensorProto:
     """Return a copy of a tensor that has its numbers, wherever they lie."""
-    copy = onnx.TensorProto()
-    copy.CopyFrom(tensor)
+    copy = copied(tensor)
     if copy.data_location == onnx.TensorProto.EXTERNAL:
         load_external_data_for_tensor(copy, str(folder))
         copy.data_location = onnx.TensorProto.DEFAULT
         del copy.external_data[:]
+    return copy
+
+
+def copied(message: Message) -> Message:
+    """Return a message of its own, whatever the given one is a part of."""
+    copy = type(message)()
+    copy.CopyFrom(message)
     return copy

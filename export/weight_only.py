@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import helper
 
-from .external_data import ExternalDataWriter, loaded
+from .external_data import ExternalDataWriter, copied, loaded
 from .third_party import contained
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _quantise(source: Path, target: Path, config: WeightOnlyQuantConfig) -> None
                 nodes.append(node)
                 continue
             product = _quantised_product(node, loaded(weights.pop(node.input[1]), source.parent), config)
-            nodes += product.node
+            nodes += map(copied, product.node)  # the product's weights go with the rest of it
             tensors += map(data.take, product.initializer)
         tensors += [data.take(loaded(tensor, source.parent)) for tensor in weights.values()]
     del graph.node[:], graph.initializer[:]
