@@ -37,7 +37,9 @@ def rotate_checkpoint(checkpoint: Checkpoint) -> RotatedCheckpoint:
     ExportError
         When the logits are others.
     """
-    model, base = checkpoint.model.float(), checkpoint.base  # what is rotated would be rounded in half precision
+    model, base = checkpoint.model, checkpoint.base
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float()  # in half precision what is rotated would be rounded
     ids = torch.linspace(0, checkpoint.shape.vocabulary - 1, _TOKENS, dtype=torch.float64).long()[None]
     before = model(ids).logits
     name = rotate_model(model)

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from mobiedit.export import checkpoint as checkpoint_module
 from mobiedit.export.checkpoint import SMOLLM2, find_source, load_checkpoint, read_config, shape_of
+from mobiedit.export.rotation_stage import rotate_checkpoint
 from mobiedit.runtime.errors import ExportError
 from mobiedit.runtime.manifest import ModelShape
 
@@ -163,6 +164,13 @@ def test_folder_is_refused_when_weights_are_pickled(folder: Path) -> None:
 
 
 # GGUF files
+
+
+def test_gguf_model_keeps_its_logits_when_rotated(gguf_file: Path) -> None:
+    checkpoint = load_checkpoint(find_source(str(gguf_file)))
+    before = logits(checkpoint.model)
+    rotated = rotate_checkpoint(checkpoint).checkpoint
+    assert torch.allclose(logits(rotated.model), before, rtol=0, atol=1e-4)  # FP32 sums of other numbers
 
 
 def test_file_takes_the_gguf_path_when_it_is_one(gguf_file: Path) -> None:
