@@ -18,8 +18,8 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	mkdir -p $(VENV)/types/mobiedit
-	for name in runtime calibration export; do ln -sfn "$(CURDIR)/$$name" "$(VENV)/types/mobiedit/$$name"; done
-	$(BIN)/mypy -p mobiedit.runtime -p mobiedit.calibration -p mobiedit.export
+	for name in runtime calibration export device; do ln -sfn "$(CURDIR)/$$name" "$(VENV)/types/mobiedit/$$name"; done
+	$(BIN)/mypy -p mobiedit.runtime -p mobiedit.calibration -p mobiedit.export -p mobiedit.device
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
