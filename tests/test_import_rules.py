@@ -1,4 +1,4 @@
-"""Who may import whom: runtime <- calibration <- export, runtime <- device, and nothing but its own CLI imports export."""
+"""Who may import whom: runtime <- calibration <- export, runtime <- device; nothing but its own CLI imports export."""
 
 import ast
 from pathlib import Path
