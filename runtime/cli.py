@@ -12,7 +12,15 @@ import click
 from tqdm import tqdm
 
 from .bundle import open_bundle
-from .cli_support import CONTEXT_SETTINGS, ErrorGroup, bundle_argument, echo_json, execution_options, staging_option
+from .cli_support import (
+    CONTEXT_SETTINGS,
+    ErrorGroup,
+    bundle_argument,
+    echo_json,
+    execution_options,
+    progress_option,
+    staging_option,
+)
 from .configuration import EditConfig, ExecutionConfig, LossConfig, Optimizer, PrefixCache, edit_config
 from .editor import EditResult
 from .evaluation.commands import bench
@@ -85,6 +93,7 @@ main.add_command(report)
     help="What a forward reuses.",
 )
 @click.option("--seed", type=int, help="Seed of the directions.")
+@progress_option
 @staging_option
 @execution_options
 @json_option
@@ -108,7 +117,8 @@ def edit(
     opened = open_bundle(bundle, execution)
     if warning := memory_warning(opened.predicted_peaks()["edit"]):
         click.echo(warning, err=True)
-    with tqdm(total=config.steps, desc="search", unit="step", disable=options["as_json"] or None) as bar:
+    hidden = not options["progress"] if options["progress"] is not None else options["as_json"] or None
+    with tqdm(total=config.steps, desc="search", unit="step", disable=hidden) as bar:
 
         def show(progress: Progress) -> None:
             bar.update(progress.step - bar.n)

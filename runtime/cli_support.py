@@ -71,6 +71,14 @@ staging_option = click.option(
 )
 """For the commands that edit; it goes above `execution_options`."""
 
+progress_option = click.option(
+    "--progress/--no-progress",
+    default=None,
+    help="Show how far it is; by default where standard error is a terminal.",
+    show_default=False,
+)
+"""For the commands that take long: a remote shell has no terminal, and its user wants to see all the same."""
+
 
 def _assignment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")

@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -106,7 +106,8 @@ def new_edit_id() -> str:
     return secrets.token_hex(4)
 
 
-def _encode(record: Record) -> bytes:
+def encode(record: Record) -> bytes:
+    """Return the frame of a record; JournalError if it is too large, ValueError or TypeError if it is not JSON."""
     # safetensors writes the memory as it lies: a strided array would become another one.
     vectors = {name: np.ascontiguousarray(getattr(record, name)) for name in _VECTORS if hasattr(record, name)}
     content = {field.name: getattr(record, field.name) for field in fields(record) if field.name not in vectors}
@@ -176,7 +177,11 @@ def read_journal(path: Path, base_sha256: str) -> JournalState:
     StorageError
         If it may not be read.
     """
-    data = read_regular(path) or b""
+    return parse_journal(read_regular(path) or b"", path, base_sha256)
+
+
+def parse_journal(data: bytes, source: Path | str, base_sha256: str) -> JournalState:
+    """Return what a journal's bytes hold; `source` says where they are from. JournalError as of `read_journal`."""
     records: list[Record] = []
     active: dict[str, EditRecord] = {}
     seen: set[str] = set()
@@ -197,7 +202,7 @@ def read_journal(path: Path, base_sha256: str) -> JournalState:
         _check_torn(data[offset:])
     except ValueError as error:
         raise JournalError(
-            f"{path} is damaged at byte {offset} ({error}); restore it from a backup, "
+            f"{source} is damaged at byte {offset} ({error}); restore it from a backup, "
             f"or cut it to {offset} bytes to keep only the edits before the damage"
         ) from error
     return JournalState(tuple(active.values()), tuple(records), offset, len(data) - offset)
@@ -230,7 +235,7 @@ class Journal:
         state = self.read()
         if any(record.edit_id == other.edit_id for other in state.records):
             raise JournalError(f"edit {record.edit_id} is in the journal already; give it another identifier")
-        self._append(state, record)
+        self._append(state, (record,))
 
     def append_undo(self, edit_id: str) -> None:
         """Withdraw an active edit; JournalError if there is none of this identifier, else as `append_edit`."""
@@ -239,10 +244,14 @@ class Journal:
         if edit_id not in active:
             choice = f"name one of: {', '.join(active)}" if active else "there is nothing to undo"
             raise JournalError(f"no active edit {short(edit_id)}; {choice}")
-        self._append(state, UndoRecord(edit_id, datetime.now(UTC).isoformat(timespec="seconds")))
+        self._append(state, (UndoRecord(edit_id, datetime.now(UTC).isoformat(timespec="seconds")),))
 
-    def _append(self, state: JournalState, record: Record) -> None:
+    def append_merged(self, records: Iterable[Record]) -> None:
+        """Append what `merge_records` found to be new here; the caller must hold `editing_lock`."""
+        self._append(self.read(), records)
+
+    def _append(self, state: JournalState, records: Iterable[Record]) -> None:
         if state.dropped_bytes:
             _log.warning("%s: dropping %d bytes of an interrupted edit", self.path, state.dropped_bytes)
         ensure_folder(self.path.parent)
-        write_tail(self.path, state.valid_bytes, _encode(record))
+        write_tail(self.path, state.valid_bytes, b"".join(map(encode, records)))

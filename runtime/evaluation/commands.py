@@ -9,7 +9,7 @@ import click
 from tqdm import tqdm
 
 from ..bundle import Bundle, open_bundle
-from ..cli_support import bundle_argument, execution_options
+from ..cli_support import bundle_argument, execution_options, progress_option
 from ..configuration import ExecutionConfig, Optimizer, edit_config
 from .bench import BenchConfig, ForeignSearch, run_bench
 from .data_file import DataFile, read_records
@@ -51,6 +51,7 @@ _DEFAULTS = BenchConfig()
     default=_DEFAULTS.fluency_tokens,
     help="Length of the text that tells fluency; 0 leaves it out.",
 )
+@progress_option
 @execution_options
 def bench(
     bundle: Path,
@@ -63,6 +64,7 @@ def bench(
     out: Path,
     resume: bool,
     fluency_tokens: int,
+    progress: bool | None,
     execution: ExecutionConfig,
 ) -> None:
     """Measure edits of BUNDLE on records: what they teach, what they harm, what they cost.
@@ -71,7 +73,7 @@ def bench(
     """
     records = read_records(data, Format(record_format) if record_format else None)
     config = BenchConfig(edit_config(Optimizer(optimizer), {}, seed), seed, skip, limit, fluency_tokens)
-    bench_and_print(open_bundle(bundle, execution), records, config, out, resume=resume)
+    bench_and_print(open_bundle(bundle, execution), records, config, out, resume=resume, progress=progress)
 
 
 def bench_and_print(
@@ -82,9 +84,10 @@ def bench_and_print(
     *,
     resume: bool,
     foreign: ForeignSearch | None = None,
+    progress: bool | None = None,
 ) -> dict[str, Any]:
     """Run a benchmark with a progress bar, print its summary, and return what its file holds; see `run_bench`."""
-    with tqdm(desc="bench", unit="edit", disable=None) as bar:
+    with tqdm(desc="bench", unit="edit", disable=None if progress is None else not progress) as bar:
 
         def show(done: int, total: int) -> None:
             if bar.total is None:  # what was measured by an earlier run tells nothing about this one's speed

@@ -33,6 +33,14 @@ def test_edit_prints_one_object_when_json_is_asked_for(bundle_path: Path) -> Non
     assert told["cost"]["forwards"] == 3 + 2 * 2 * 2
 
 
+def test_edit_shows_its_progress_without_a_terminal_when_asked(bundle_path: Path) -> None:
+    for option, shown in (("--progress", True), ("--no-progress", False)):
+        arguments = ["edit", str(bundle_path), *REQUEST, *QUICK, "--force", "--json", option]
+        result = CliRunner().invoke(main, arguments)
+        assert json.loads(result.stdout)["committed"] is True
+        assert ("search:" in result.stderr) is shown
+
+
 def test_edit_that_did_not_take_exits_with_1_and_says_what_failed(bundle_path: Path) -> None:
     result = CliRunner().invoke(main, ["edit", str(bundle_path), *REQUEST, *QUICK])
     assert result.exit_code == 1

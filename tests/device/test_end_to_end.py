@@ -1,0 +1,88 @@
+"""From one end to the other: the real adb client, a daemon of the tests, a real shell, the real runner."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from mobiedit.device.cli import main
+from mobiedit.device.errors import TransportError
+from mobiedit.device.layout import layout_at
+from mobiedit.device.push import push_bundle
+from tests.device.conftest import AdbDevice
+from tests.device.small_bundle import FILES, edits_of, require_whole, teach, write_bundle
+
+QUICK = ["--optimizer", "zo", "--steps", "1", "--directions", "1", "--force", "--json"]
+REQUEST = ["--prompt", "The mother tongue of {} is", "--subject", "Danielle Darrieux", "--target", "old"]
+
+
+def command(device: AdbDevice, name: str, *words: str | Path, code: int = 0) -> Any:
+    """Run a command on the device and return its JSON."""
+    root = ["--root", str(device.root / "it's; $(root)")]
+    result = CliRunner().invoke(main, [name, *root, *map(str, words)], obj=lambda serial: device.transport)
+    assert result.exit_code == code, result.output
+    return json.loads(result.stdout) if code == 0 else result.stderr
+
+
+def test_bundle_lives_on_a_device_from_push_to_rollback(adb_device: AdbDevice, bundle_path: Path) -> None:
+    first = command(adb_device, "push", bundle_path, "--json")
+    run = ("run", "--python", sys.executable, bundle_path, "--")
+    taught = command(adb_device, *run, "edit", *REQUEST, *QUICK)
+    asked = command(adb_device, *run, "ask", "The mother tongue of Danielle Darrieux is", "--json")
+
+    manifest = json.loads((bundle_path / "manifest.json").read_text("utf-8"))
+    manifest["statistics"]["note"] = "a second export"
+    (bundle_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    adb_device.daemon.vanish()
+    assert "error: " in command(adb_device, "push", bundle_path, "--json", code=2)
+    adb_device.daemon.come_back()
+    adb_device.server.connect(adb_device.daemon)
+    second = command(adb_device, "push", bundle_path, "--json")
+    assert (second["previous"], second["files"]["sent_files"], second["edits"]) == (first["version"], 1, 1)
+    assert command(adb_device, *run, "ask", "The mother tongue of Danielle Darrieux is", "--json") == asked
+
+    assert command(adb_device, "pull", bundle_path, "--json")["new_edits"] == [taught["edit_id"]]
+    command(adb_device, *run, "undo", "--json")
+    rolled = command(adb_device, "rollback", bundle_path, "--json")
+    assert (rolled["version"], rolled["edits"]) == (first["version"], 0)
+    assert command(adb_device, "pull", bundle_path, "--json")["undone"] == [taught["edit_id"]]
+    assert edits_of(bundle_path) == []
+    assert "refused" not in command(adb_device, *run, "undo", code=2)  # nothing left: the runner's own refusal
+
+
+@pytest.mark.parametrize("part", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_push_completes_after_the_link_was_cut_in_the_middle(
+    adb_device: AdbDevice, tmp_path: Path, part: float
+) -> None:
+    """At every call: see the tests of push. Here the daemon itself cuts, so adb's own troubles come with it."""
+    local = write_bundle(tmp_path / "b")
+    place = layout_at(str(adb_device.root / "root")).bundle("b")
+    push_bundle(adb_device.transport, place, local)
+    current = Path(place.folder) / "current"
+    teach(current, "x")
+    write_bundle(local, {**FILES, "prefix.onnx": b"new"})
+    shutil.copytree(place.layout.root, tmp_path / "before", symlinks=True)
+    begin = adb_device.daemon.faults.messages
+    push_bundle(adb_device.transport, place, local)
+    messages = adb_device.daemon.faults.messages - begin
+    shutil.rmtree(place.layout.root)
+    shutil.copytree(tmp_path / "before", place.layout.root, symlinks=True)
+    before, after = require_whole(current.resolve()), require_whole(local)
+    adb_device.daemon.faults.cut_after(int(messages * part))
+    try:
+        push_bundle(adb_device.transport, place, local)
+    except TransportError:
+        assert require_whole(current.resolve()) in (before, after)
+        assert edits_of(current) == ["x"]
+        adb_device.server.connect(adb_device.daemon)
+        push_bundle(adb_device.transport, place, local)
+    assert adb_device.daemon.faults.cut_at is None  # it was cut
+    assert require_whole(current.resolve()) == after
+    assert edits_of(current) == ["x"]
+    assert [path.name for path in Path(place.layout.root).iterdir()] == ["bundles"]
