@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BUNDLE ?= $(VENV)/demo/smollm2-135m.bundle
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-aarch64 lint clean
 
 demo: $(STAMP)
 	$(BIN)/python scripts/demo.py $(BUNDLE)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# The runner in a Debian root for arm64 under emulation; as root, with debootstrap and qemu-user-static.
+test-aarch64: $(STAMP)
+	$(BIN)/python -m scripts.aarch64_check $(VENV)/aarch64 --out docs/aarch64.json
 
 # mypy reads the packages under their installed names, through links.
 lint: $(STAMP)

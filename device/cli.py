@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,36 +14,29 @@ from tqdm import tqdm
 
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorGroup, bundle_argument, echo_json
 from mobiedit.runtime.errors import RequestError
+from mobiedit.runtime.files import storage_errors
 
-from .adb import AdbTransport
-from .adb_devices import choose
-from .adb_program import find_adb
-from .layout import BundlePlace, Layout, bundle_name, layout_at
+from .cli_options import (
+    break_lock_option,
+    connect_by_adb,
+    json_option,
+    name_option,
+    place_of,
+    reach,
+    root_option,
+    serial_option,
+)
+from .doctor_command import doctor
 from .listing import list_device
-from .paths import DEFAULT_ROOT, refuse_links
-from .printing import print_listing, print_push
+from .lock import device_lock
+from .printing import print_listing, print_push, print_runner, print_samples
 from .pull import pull_edits
 from .push import PushConfig, push_bundle
 from .remove import remove_bundle, remove_runner, remove_staged
 from .rollback import rollback
 from .run import run_on_device
-from .transport import Transport
-
-Connect = Callable[[str | None], Transport]
-"""Makes a connection to the device of a serial, or to the only one."""
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-root_option = click.option("--root", default=DEFAULT_ROOT, help="The folder on the device that holds everything.")
-serial_option = click.option("--serial", help="Which device, when adb sees several.", show_default=False)
-name_option = click.option(
-    "--name", help="What the bundle is called on the device; as its folder when left out.", show_default=False
-)
-break_lock_option = click.option("--break-lock", is_flag=True, help="Take the device's lock whoever holds it.")
-
-
-def _adb(serial: str | None) -> Transport:
-    program = find_adb()
-    return AdbTransport(program, choose(program, serial).serial)
+from .runner_setup import set_up_runner
+from .sampling import Sampler
 
 
 @click.group(cls=ErrorGroup, context_settings=CONTEXT_SETTINGS)
@@ -52,25 +47,19 @@ def main(context: click.Context) -> None:
 
     BUNDLE is the bundle's folder on this machine; on the device it has the folder's name.
     """
-    context.obj = context.obj or _adb  # a test gives another way to connect
-
-
-def _reach(context: click.Context, serial: str | None, root: str) -> tuple[Transport, Layout]:
-    """Return a connection and what is below a root that is allowed and leads nowhere else."""
-    layout = layout_at(root)
-    connect: Connect = context.obj
-    transport = connect(serial)
-    refuse_links(transport, layout.root)
-    return transport, layout
-
-
-def _place(layout: Layout, bundle: Path, name: str | None) -> BundlePlace:
-    return layout.bundle(bundle_name(bundle) if name is None else name)
+    context.obj = context.obj or connect_by_adb  # a test gives another way to connect
 
 
 @main.command()
 @bundle_argument
 @name_option
+@click.option("--runner", is_flag=True, help="Install the runner too: mobiedit with all that it needs, from wheels.")
+@click.option("--python", default="python3", help="The device's Python that the runner is for.")
+@click.option(
+    "--wheels",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Wheels that were fetched before, for a host without a network.",
+)
 @click.option("--drop-edits", is_flag=True, help="Leave the device's edits behind when they are of another base.")
 @break_lock_option
 @root_option
@@ -81,6 +70,9 @@ def push(
     context: click.Context,
     bundle: Path,
     name: str | None,
+    runner: bool,
+    python: str,
+    wheels: Path | None,
     drop_edits: bool,
     break_lock: bool,
     root: str,
@@ -92,19 +84,27 @@ def push(
     Only what the device does not have is sent, all of it is verified there, and the former version stays for a
     rollback. A push that was cut goes on where it ended when it is given again.
     """
-    transport, layout = _reach(context, serial, root)
+    if wheels and not runner:
+        raise RequestError("--wheels are the runner's: add --runner, or leave them out")
+    transport, layout = reach(context, serial, root)
     with tqdm(desc="push", unit="B", unit_scale=True, disable=as_json or None) as bar:
         result = push_bundle(
             transport,
-            _place(layout, bundle, name),
+            place_of(layout, bundle, name),
             bundle,
             PushConfig(drop_edits, break_lock),
             lambda _, size: _update(bar, size),
         )
-    if as_json:
-        echo_json(result.to_dict())
-    else:
+    if not as_json:
         print_push(result)
+    installed = None
+    if runner:
+        with device_lock(transport, layout, "push the runner", break_lock=break_lock):
+            installed = set_up_runner(transport, layout.root, python=python, wheels=wheels)
+        if not as_json:
+            print_runner(installed)
+    if as_json:
+        echo_json({**result.to_dict(), "runner": None if installed is None else asdict(installed)})
 
 
 @main.command(context_settings={"allow_interspersed_args": False})
@@ -112,6 +112,11 @@ def push(
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND [OPTIONS]")
 @name_option
 @click.option("--python", help="A Python on the device that has mobiedit, instead of the pushed runner.")
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the energy and the temperatures that the device told during the run, as JSON.",
+)
 @root_option
 @serial_option
 @click.pass_context
@@ -121,6 +126,7 @@ def run(
     arguments: tuple[str, ...],
     name: str | None,
     python: str | None,
+    samples: Path | None,
     root: str,
     serial: str | None,
 ) -> None:
@@ -129,14 +135,26 @@ def run(
     For example: run my.bundle -- edit --prompt "My {}'s name is" --subject dentist --target "Dr. Chen". Paths in
     OPTIONS are paths on the device. This command's own options come before BUNDLE.
     """
-    transport, layout = _reach(context, serial, root)
+    transport, layout = reach(context, serial, root)
     command = arguments[1:] if arguments[:1] == ("--",) else arguments
     out, err = _writer(sys.stdout.buffer), _writer(sys.stderr.buffer)
     result = run_on_device(
-        transport, _place(layout, bundle, name), command, out, err, python=python, progress=sys.stderr.isatty()
+        transport,
+        place_of(layout, bundle, name),
+        command,
+        out,
+        err,
+        python=python,
+        progress=sys.stderr.isatty(),
+        sampler=Sampler(transport),
     )
     if result.note:
         click.echo(f"error: {result.note}", err=True)
+    if result.samples is not None and result.code == 0:
+        print_samples(result.samples)
+    if samples:
+        with storage_errors(f"write {samples}"):
+            samples.write_text(json.dumps(result.samples, indent=2) + "\n")
     sys.exit(result.code)
 
 
@@ -149,8 +167,8 @@ def run(
 @click.pass_context
 def pull(context: click.Context, bundle: Path, name: str | None, root: str, serial: str | None, as_json: bool) -> None:
     """Bring the edits that were made on the device home into BUNDLE; those that were made here stay."""
-    transport, layout = _reach(context, serial, root)
-    result = pull_edits(transport, _place(layout, bundle, name), bundle)
+    transport, layout = reach(context, serial, root)
+    result = pull_edits(transport, place_of(layout, bundle, name), bundle)
     if as_json:
         echo_json(result.to_dict())
         return
@@ -177,8 +195,8 @@ def rollback_command(
     as_json: bool,
 ) -> None:
     """Make the previous version of BUNDLE current on the device; the edits come along."""
-    transport, layout = _reach(context, serial, root)
-    place = _place(layout, bundle, name)
+    transport, layout = reach(context, serial, root)
+    place = place_of(layout, bundle, name)
     result = rollback(transport, place, drop_edits=drop_edits, break_lock=break_lock)
     if as_json:
         echo_json(result.to_dict())
@@ -213,8 +231,8 @@ def remove(
     bundle_named = bundle is not None or name is not None
     if bundle_named + runner + staged != 1:
         raise RequestError("name one thing to remove: a BUNDLE, --runner or --staged")
-    transport, layout = _reach(context, serial, root)
-    place = _place(layout, bundle or Path(), name) if bundle_named else None
+    transport, layout = reach(context, serial, root)
+    place = place_of(layout, bundle or Path(), name) if bundle_named else None
     what = place.folder if place else layout.runner if runner else f"{layout.root}/.staging-*"
     if not yes:
         edits = ", with its edits (pull them first if they matter)" if place else ""
@@ -238,12 +256,15 @@ def remove(
 @click.pass_context
 def list_command(context: click.Context, root: str, serial: str | None, as_json: bool) -> None:
     """List the bundles on the device, their versions, sizes and edits."""
-    transport, layout = _reach(context, serial, root)
+    transport, layout = reach(context, serial, root)
     listing = list_device(transport, layout)
     if as_json:
         echo_json(listing.to_dict())
     else:
         print_listing(listing)
+
+
+main.add_command(doctor)
 
 
 def _update(bar: tqdm[Any], size: int) -> None:

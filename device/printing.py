@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from .listing import Listing
 from .push import PushResult
+from .runner import Runner
+from .sampling import UNAVAILABLE
 
 
 def print_push(result: PushResult) -> None:
@@ -34,3 +38,18 @@ def print_listing(listing: Listing) -> None:
     if not listing.bundles:
         click.echo("no bundles")
     click.echo(f"runner: {listing.runner or 'none'}")
+
+
+def print_runner(runner: Runner) -> None:
+    """Print what was installed."""
+    click.echo(f"  runner      {runner.version_id}: mobiedit {runner.versions.get('mobiedit', 'of this tree')}")
+
+
+def print_samples(samples: dict[str, Any]) -> None:
+    """Print on standard error what a run took, as far as the device tells: standard output is the runner's."""
+    energy, sensors = samples["energy"], samples["temperatures"]
+    joules = (
+        energy if energy == UNAVAILABLE else ", ".join(f"{each['joules']:.1f} J {each['source']}" for each in energy)
+    )
+    hottest = sensors if sensors == UNAVAILABLE else f"up to {max(each['highest'] for each in sensors):.0f} degrees C"
+    click.echo(f"device: energy {joules}; temperature {hottest}", err=True)

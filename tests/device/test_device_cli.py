@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from mobiedit.device import cli
 from mobiedit.device.cli import main
 from mobiedit.device.errors import TransportError
+from mobiedit.device.runner import Runner
 from mobiedit.device.transport import Transport
 from tests.device.local_transport import Cut, LocalTransport
 from tests.device.small_bundle import FILES, edits_of, teach, write_bundle
@@ -65,6 +67,35 @@ def test_bundle_is_taught_on_the_device_and_the_edits_come_home(command: Command
     good(command("run", *python, bundle_path, "--", "undo", "--json"))
     assert good(command("pull", bundle_path, "--json"))["undone"] == [taught["edit_id"]]
     assert edits_of(bundle_path) == []
+
+
+def test_run_tells_energy_and_temperatures_as_far_as_the_device_does(
+    command: Command, bundle_path: Path, tmp_path: Path
+) -> None:
+    good(command("push", bundle_path, "--json"))
+    python, told = ("--python", sys.executable), tmp_path / "samples.json"
+    ran = command("run", *python, "--samples", told, bundle_path, "--", "list", "--json")
+    assert good(ran) == []  # standard output is the runner's
+    assert re.fullmatch(r"device: energy [^\n]+; temperature [^\n]+\n", ran.stderr), ran.stderr
+    samples = json.loads(told.read_text())
+    assert samples["samples"] >= 2  # before and after
+    assert samples["energy"] == "unavailable" or samples["energy"][0]["joules"] >= 0
+
+
+def test_runner_is_set_up_behind_the_bundle_when_asked_for(
+    command: Command, bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def set_up(transport: Transport, root: str, **options: Any) -> Runner:
+        asked.append((root, options))
+        return Runner("20260101T000000Z-0123abcd", f"{root}/runner/current/bin/python", {"mobiedit": "0.1"})
+
+    monkeypatch.setattr(cli, "set_up_runner", set_up)
+    pushed = good(command("push", bundle_path, "--runner", "--wheels", tmp_path, "--python", "python3.11", "--json"))
+    assert pushed["runner"]["version_id"] == "20260101T000000Z-0123abcd"
+    assert asked == [(str(tmp_path / "device"), {"python": "python3.11", "wheels": tmp_path})]
+    refused(command("push", bundle_path, "--wheels", tmp_path), "add --runner")
 
 
 def test_run_takes_the_bundle_by_its_name_on_the_device(command: Command, tmp_path: Path) -> None:
