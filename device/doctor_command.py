@@ -11,9 +11,7 @@ import click
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand, echo_json
 from mobiedit.runtime.errors import RequestError
 
-from .adb import AdbTransport
-from .adb_devices import choose
-from .adb_program import find_adb
+from .cli_options import Connect, connect_by_adb
 from .doctor import Works, judge, lines, report
 from .facts import Facts, read_facts
 from .local import LocalTransport
@@ -32,8 +30,15 @@ from .qnn_wheel import QnnWheel, inspect
     help="Look into a wheel of onnxruntime-qnn for aarch64 instead, or a folder that it was unpacked into.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
 def doctor(
-    serial: str | None, local: bool, root: str | None, python: str | None, wheel: Path | None, as_json: bool
+    context: click.Context,
+    serial: str | None,
+    local: bool,
+    root: str | None,
+    python: str | None,
+    wheel: Path | None,
+    as_json: bool,
 ) -> None:
     """Say what a device is, what will work on it, and what is missing for more.
 
@@ -46,7 +51,8 @@ def doctor(
         return
     if local and serial:
         raise RequestError("--local looks at this machine, --serial names another: leave one of them out")
-    facts = _local_facts(root, python) if local else _device_facts(serial, root, python)
+    connect: Connect = context.obj or connect_by_adb
+    facts = _local_facts(root, python) if local else _device_facts(connect, serial, root, python)
     verdict = judge(facts)
     if as_json:
         echo_json(report(facts, verdict))
@@ -56,11 +62,9 @@ def doctor(
     sys.exit(1 if verdict.works is Works.NOTHING else 0)
 
 
-def _device_facts(serial: str | None, root: str | None, python: str | None) -> Facts:
+def _device_facts(connect: Connect, serial: str | None, root: str | None, python: str | None) -> Facts:
     checked = check_root(root or DEFAULT_ROOT)
-    adb = find_adb()
-    transport = AdbTransport(adb, choose(adb, serial).serial)
-    return read_facts(transport, checked, python or "python3")
+    return read_facts(connect(serial), checked, python or "python3")
 
 
 def _local_facts(root: str | None, python: str | None) -> Facts:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,9 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from mobiedit.device import wheels as wheels_module
 from mobiedit.device.adb import AdbTransport, Retries
+from mobiedit.device.requirements import Platform, pinned
+from mobiedit.device.wheels import Wheels
 from tests.device.adbd.daemon import Adbd
 from tests.device.adbd.server import AdbServer
+from tests.device.installed_wheels import repack, wheels_of
 
 QUICK = Retries(attempts=3, pause=0.05)
 """Retries without long pauses: a device of the tests is back at once or never."""
@@ -87,3 +95,18 @@ def make_device(adb_server: AdbServer) -> Iterator[Callable[..., AdbDevice]]:
 def adb_device(make_device: Callable[..., AdbDevice]) -> AdbDevice:
     """A connected device."""
     return make_device()
+
+
+@pytest.fixture(scope="session")
+def runner_wheels(tmp_path_factory: pytest.TempPathFactory) -> Wheels:
+    """Everything that the runner is: the packages that are installed here, and the project's wheel of this tree."""
+    folder = tmp_path_factory.mktemp("wheels")
+    for name in pinned(Platform(platform.machine(), (2, 36), sys.version_info[:2]), qnn=False):
+        repack(name, folder)
+    environment = {**os.environ, "PIP_NO_BUILD_ISOLATION": "false", "PIP_NO_INDEX": "1"}
+    tree = wheels_module.source_tree()
+    copy = tmp_path_factory.mktemp("tree") / "mobiedit"
+    shutil.copytree(tree, copy, ignore=shutil.ignore_patterns(".*", "build", "tests", "docs", "*.egg-info"))
+    words = [sys.executable, "-m", "pip", "-q", "wheel", "--no-deps", "--wheel-dir", str(folder), str(copy)]
+    subprocess.run(words, env=environment, check=True)
+    return wheels_of(folder)

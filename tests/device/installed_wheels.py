@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 import zipfile
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
+
+from mobiedit.device.requirements import Platform
+from mobiedit.device.wheels import Wheel, Wheels
+from mobiedit.runtime.files import sha256_of
 
 
 def repack(name: str, folder: Path) -> Path:
@@ -25,3 +31,9 @@ def _metadata(installed: Distribution, name: str) -> list[str]:
     text = installed.read_text(name)
     assert text is not None
     return text.splitlines()
+
+
+def wheels_of(folder: Path, *, python: tuple[int, int] | None = None, glibc: tuple[int, int] = (2, 17)) -> Wheels:
+    """Return the wheels of a folder; by default for this machine."""
+    files = tuple(Wheel(path.name, sha256_of(path), path.stat().st_size) for path in sorted(folder.glob("*.whl")))
+    return Wheels(folder, Platform(platform.machine(), glibc, python or sys.version_info[:2]), files)

@@ -22,13 +22,7 @@ def attached(monkeypatch: pytest.MonkeyPatch) -> dict[str, RecordedTransport]:
     """Devices by serial, in place of adb's."""
     devices: dict[str, RecordedTransport] = {}
 
-    class Chosen:
-        def __init__(self, serial: str) -> None:
-            self.serial = serial
-
-    monkeypatch.setattr(doctor_command, "find_adb", lambda: None)
-    monkeypatch.setattr(doctor_command, "choose", lambda _adb, serial: Chosen(serial or "only"))
-    monkeypatch.setattr(doctor_command, "AdbTransport", lambda _adb, serial: devices[serial])
+    monkeypatch.setattr(doctor_command, "connect_by_adb", lambda serial: devices[serial or "only"])
     return devices
 
 

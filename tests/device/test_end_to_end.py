@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import sys
+from importlib.metadata import version as told_version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from mobiedit.device.cli import main
 from mobiedit.device.errors import TransportError
 from mobiedit.device.layout import layout_at
 from mobiedit.device.push import push_bundle
+from mobiedit.device.wheels import MANIFEST, Wheels
+from mobiedit.runtime import open_bundle
 from tests.device.conftest import AdbDevice
 from tests.device.small_bundle import FILES, edits_of, require_whole, teach, write_bundle
 
@@ -54,6 +58,25 @@ def test_bundle_lives_on_a_device_from_push_to_rollback(adb_device: AdbDevice, b
     assert command(adb_device, "pull", bundle_path, "--json")["undone"] == [taught["edit_id"]]
     assert edits_of(bundle_path) == []
     assert "refused" not in command(adb_device, *run, "undo", code=2)  # nothing left: the runner's own refusal
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="wheels for this machine are for glibc")
+def test_runner_is_pushed_with_a_bundle_and_teaches_there(
+    adb_device: AdbDevice, bundle_path: Path, runner_wheels: Wheels, tmp_path: Path
+) -> None:
+    python = ("--python", str(Path(sys.executable).resolve()))
+    told = command(adb_device, "doctor", *python, "--json")
+    assert told["verdict"]["works"] in ("cpu", "npu")
+    wheels = Path(shutil.copytree(runner_wheels.folder, tmp_path / "wheels"))
+    (wheels / MANIFEST).write_bytes(runner_wheels.manifest_bytes)
+    pushed = command(adb_device, "push", bundle_path, "--runner", "--wheels", wheels, *python, "--json")
+    assert pushed["runner"]["versions"]["onnxruntime"] == told_version("onnxruntime")
+    taught = command(adb_device, "run", bundle_path, "--", "edit", *REQUEST, *QUICK)  # by the pushed runner
+    asked = command(
+        adb_device, "run", bundle_path, "--", "ask", "Danielle Darrieux speaks", "--max-tokens", "3", "--json"
+    )
+    assert command(adb_device, "pull", bundle_path, "--json")["new_edits"] == [taught["edit_id"]]
+    assert asked["answer"] == open_bundle(bundle_path).ask("Danielle Darrieux speaks", 3)  # the same there and here
 
 
 @pytest.mark.parametrize("part", [0.1, 0.3, 0.5, 0.7, 0.9])

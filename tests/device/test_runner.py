@@ -3,52 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from mobiedit.device import wheels as wheels_module
 from mobiedit.device.errors import DeviceError, TransportError
 from mobiedit.device.local import LocalTransport
-from mobiedit.device.requirements import Platform, pinned
 from mobiedit.device.runner import push_runner, runner_python
 from mobiedit.device.transport import Completed
-from mobiedit.device.wheels import Wheel, Wheels
+from mobiedit.device.wheels import Wheels
 from mobiedit.runtime import open_bundle
-from mobiedit.runtime.files import sha256_of
-from tests.device.installed_wheels import repack
+from tests.device.installed_wheels import repack, wheels_of
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="wheels for this machine are for glibc")
 
 PYTHON = str(Path(sys.executable).resolve())
 ABSENT_GLIBC = (2, 99)
-
-
-def wheels_of(folder: Path, *, python: tuple[int, int] | None = None, glibc: tuple[int, int] = (2, 17)) -> Wheels:
-    """Return the wheels of a folder; by default for this machine."""
-    files = tuple(Wheel(path.name, sha256_of(path), path.stat().st_size) for path in sorted(folder.glob("*.whl")))
-    return Wheels(folder, Platform(platform.machine(), glibc, python or sys.version_info[:2]), files)
-
-
-@pytest.fixture(scope="session")
-def runner_wheels(tmp_path_factory: pytest.TempPathFactory) -> Wheels:
-    """Everything that the runner is: the packages that are installed here, and the project's wheel of this tree."""
-    folder = tmp_path_factory.mktemp("wheels")
-    for name in pinned(Platform(platform.machine(), (2, 36), sys.version_info[:2]), qnn=False):
-        repack(name, folder)
-    environment = {**os.environ, "PIP_NO_BUILD_ISOLATION": "false", "PIP_NO_INDEX": "1"}
-    tree = wheels_module.source_tree()
-    copy = tmp_path_factory.mktemp("tree") / "mobiedit"
-    shutil.copytree(tree, copy, ignore=shutil.ignore_patterns(".*", "build", "tests", "docs", "*.egg-info"))
-    words = [sys.executable, "-m", "pip", "-q", "wheel", "--no-deps", "--wheel-dir", str(folder), str(copy)]
-    subprocess.run(words, env=environment, check=True)
-    return wheels_of(folder)
 
 
 @pytest.fixture
