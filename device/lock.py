@@ -27,16 +27,24 @@ from .layout import Layout
 from .shell import run_script
 from .transport import Transport
 
-# What the owner says of itself comes on standard input: unlike printf, cat says why where the disk is full. Then the
-# lock must not stay without its owner.
-_OWN = r"""own() { cat >"$1/owner" || { rm -rf "$1"; exit 1; }; exit; }
+# What the owner says of itself comes on standard input: unlike printf, cat says why where the disk is full. It is
+# whole, or the lock is not taken: the folder gets its name with the owner in it, by a rename that replaces no full one.
+_OWN = r"""own() {
+  rm -rf "$1-$2"; mkdir "$1-$2" || exit 1
+  cat >"$1-$2/owner" || { rm -rf "$1-$2"; exit 1; }
+  case "$(cat "$1-$2/owner")" in *\}) ;; *) rm -rf "$1-$2"; exit 1 ;; esac
+  if mv -T "$1-$2" "$1" 2>/dev/null; then rm -rf "$1"-*; exit 0; fi
+  [ -d "$1" ] || mv -T "$1-$2" "$1"
+  rm -rf "$1-$2"
+}
 """
 _TAKE = r"""no_links "$1"
-if mkdir "$1" 2>/dev/null; then own "$1"; fi
-[ -d "$1" ] || { mkdir "$1" && own "$1"; exit 1; }
+own "$1" "$2"
+[ -d "$1" ] || exit 1
 printf '\000'; cat "$1/owner" 2>/dev/null; exit 0"""
 _TAKE_OVER = r"""[ "$(cat "$1/owner" 2>/dev/null)" = "$2" ] || refuse "another push began just now: wait for it to end"
-mv -T "$1" "$1-$3" && rm -rf "$1-$3" && mkdir "$1" && own "$1"; exit 1"""
+mv -T "$1" "$1-$3-old" && rm -rf "$1-$3-old" && own "$1" "$3"
+refuse "another push began just now: wait for it to end" """
 _RELEASE = r"""[ "$(cat "$1/owner" 2>/dev/null)" != "$2" ] || rm -rf "$1" """
 
 
@@ -82,7 +90,7 @@ def device_lock(transport: Transport, layout: Layout, doing: str, *, break_lock:
 
 
 def _take(transport: Transport, lock: str, own: str, token: str, break_lock: bool) -> None:
-    said = run_script(transport, _OWN + _TAKE, lock, doing="take the lock on the device", stdin=own.encode())
+    said = run_script(transport, _OWN + _TAKE, lock, token, doing="take the lock on the device", stdin=own.encode())
     if not said:
         return
     found = said[1:].replace(b"\0", b"").decode("utf-8", "surrogateescape").rstrip("\n")  # as the shell's $( ) has it
