@@ -6,10 +6,9 @@ from dataclasses import replace
 
 from .configuration import GaussNewtonConfig
 
-LEAST = {"w8": 0.3}
-"""Least length, relative to the norm of the value, by the bundle's precision. The products of ``w8`` round their inputs
-to 8 bits anew in each run, and a short difference drowns in that (docs/experiments/optimiser.md). Static activations
-round the same way in every run, on a grid of 16 bits."""
+LEAST = {"w8": 0.3, "mixed": 0.4, "w8a8": 0.4}
+"""Least length, relative to the norm of the value, by the bundle's precision: a short difference drowns in activations
+of 8 bits, whether they are rounded anew in each run (``w8``) or on a fixed grid (docs/experiments/optimiser.md)."""
 
 
 def for_precision(config: GaussNewtonConfig, precision: str) -> GaussNewtonConfig:
