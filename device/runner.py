@@ -9,12 +9,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from . import unpack_wheels
 from .errors import DeviceError
+from .layout import new_version
 from .paths import check_root, child, refuse_links
 from .transport import Completed, Transport
 from .wheels import MANIFEST, Wheels
@@ -89,7 +89,7 @@ def push_runner(transport: Transport, root: str, wheels: Wheels, python: str = "
     if installed.code:
         raise DeviceError(_reason("the runner cannot be installed", installed))
     found = _try(transport, staged)
-    version_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{digest[:8]}"
+    version_id = new_version(digest, _versions(transport, root))
     _must(transport, ["mv", "-T", staged, f"{versions}/{version_id}"], "put the runner in its place")
     before = _current_id(transport, root)
     _flip(transport, root, version_id)
@@ -151,9 +151,12 @@ def _flip(transport: Transport, root: str, version_id: str) -> None:
     _must(transport, ["mv", "-T", beside, child(root, "runner", "current")], "link the runner")
 
 
+def _versions(transport: Transport, root: str) -> list[str]:
+    return transport.run(["ls", "-1", child(root, "runner", "versions")]).out.decode("utf-8", "replace").splitlines()
+
+
 def _remove_others(transport: Transport, root: str, kept: set[str]) -> None:
-    listed = transport.run(["ls", "-1", child(root, "runner", "versions")]).out.decode("utf-8", "replace").splitlines()
-    for name in set(listed) - kept:
+    for name in set(_versions(transport, root)) - kept:
         _must(transport, ["rm", "-rf", child(root, "runner", "versions", name)], "remove an old runner")
 
 
