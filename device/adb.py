@@ -175,14 +175,14 @@ class AdbTransport:
         return self._repeat(lambda: self._shell_once(words, out, err, stdin, timeout), NotReached)
 
     def _shell_once(self, words: Sequence[str], out: Sink, err: Sink, stdin: bytes, timeout: float | None) -> int:
-        frame = CommandFrame(words, err)
+        frame = CommandFrame(words, out, err)
         if (size := len(frame.line.encode("utf-8", "surrogateescape"))) > _LONGEST_LINE:
             raise RequestError(f"a command of {size} bytes is too long for adb: pass less at once")
         self._check_features()
         call = ["-s", self.serial, "shell", "-T", frame.line]
-        code = self.adb.stream(call, out, frame.feed, stdin=stdin, timeout=timeout)
+        code = self.adb.stream(call, frame.feed_out, frame.feed, stdin=stdin, timeout=timeout)
         frame.finish()
-        if frame.code is not None:
+        if frame.code is not None and frame.whole:
             return frame.code
         failure = AdbFailure.of(Completed(code, b"", frame.before))
         if frame.began or failure.kind is FailureKind.UNKNOWN:

@@ -17,7 +17,8 @@ class Run:
 
     def __init__(self, *words: str) -> None:
         self.passed: list[bytes] = []
-        self.frame = CommandFrame(words, self.passed.append)
+        self.written: list[bytes] = []
+        self.frame = CommandFrame(words, self.written.append, self.passed.append)
 
     @property
     def text(self) -> bytes:
@@ -39,6 +40,21 @@ def test_before_own_text_and_code_come_apart_when_cut_anywhere(before: bytes, ow
         run.frame.feed(text[start:stop])
     run.frame.finish()
     assert (run.frame.before, run.text, run.frame.code) == (before, own, 3)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60), st.booleans(), st.lists(st.integers(0, 300), max_size=12))
+def test_output_is_the_commands_own_and_known_to_be_whole_when_cut_anywhere(
+    own: bytes, whole: bool, cuts: list[int]
+) -> None:
+    run = Run("x")
+    text = own + (run.frame._out_end if whole else run.frame._out_end[:-1])
+    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    for start, stop in pairwise(edges):
+        run.frame.feed_out(text[start:stop])
+    run.frame.finish()
+    assert run.frame.whole == whole
+    assert b"".join(run.written) == (own if whole else text)
 
 
 @pytest.mark.parametrize("part", range(1, 30))
@@ -82,5 +98,7 @@ def test_there_is_no_code_when_the_second_mark_is_missing() -> None:
 )
 def test_the_code_is_the_commands_when_a_real_shell_runs_the_line(words: list[str], code: int) -> None:
     run = Run(*words)
-    run.frame.feed(subprocess.run(["sh", "-c", run.frame.line], capture_output=True).stderr)
-    assert run.frame.code == code
+    done = subprocess.run(["sh", "-c", run.frame.line], capture_output=True)
+    run.frame.feed(done.stderr)
+    run.frame.feed_out(done.stdout)
+    assert (run.frame.code, run.frame.whole) == (code, True)
