@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 import sys
+from contextlib import suppress
 from importlib.metadata import version as told_version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from tests.device.conftest import AdbDevice
 from tests.device.small_bundle import FILES, edits_of, require_whole, teach, write_bundle
 
 QUICK = ["--optimizer", "zo", "--steps", "1", "--directions", "1", "--force", "--json"]
+STRIDE = 19
+"""Messages between two cuts of a push: one at each of them takes four minutes (set it to 1)."""
+
 REQUEST = ["--prompt", "The mother tongue of {} is", "--subject", "Danielle Darrieux", "--target", "old"]
 
 
@@ -79,10 +83,7 @@ def test_runner_is_pushed_with_a_bundle_and_teaches_there(
     assert asked["answer"] == open_bundle(bundle_path).ask("Danielle Darrieux speaks", 3)  # the same there and here
 
 
-@pytest.mark.parametrize("part", [0.1, 0.3, 0.5, 0.7, 0.9])
-def test_push_completes_after_the_link_was_cut_in_the_middle(
-    adb_device: AdbDevice, tmp_path: Path, part: float
-) -> None:
+def test_push_completes_after_the_link_was_cut_at_any_message(adb_device: AdbDevice, tmp_path: Path) -> None:
     """At every call: see the tests of push. Here the daemon itself cuts, so adb's own troubles come with it."""
     local = write_bundle(tmp_path / "b")
     place = layout_at(str(adb_device.root / "root")).bundle("b")
@@ -94,18 +95,24 @@ def test_push_completes_after_the_link_was_cut_in_the_middle(
     begin = adb_device.daemon.faults.messages
     push_bundle(adb_device.transport, place, local)
     messages = adb_device.daemon.faults.messages - begin
-    shutil.rmtree(place.layout.root)
-    shutil.copytree(tmp_path / "before", place.layout.root, symlinks=True)
-    before, after = require_whole(current.resolve()), require_whole(local)
-    adb_device.daemon.faults.cut_after(int(messages * part))
-    try:
-        push_bundle(adb_device.transport, place, local)
-    except TransportError:
-        assert require_whole(current.resolve()) in (before, after)
-        assert edits_of(current) == ["x"]
-        adb_device.server.connect(adb_device.daemon)
-        push_bundle(adb_device.transport, place, local)
-    assert adb_device.daemon.faults.cut_at is None  # it was cut
-    assert require_whole(current.resolve()) == after
-    assert edits_of(current) == ["x"]
-    assert [path.name for path in Path(place.layout.root).iterdir()] == ["bundles"]
+    for message in range(1, messages * 4 // 5, STRIDE):  # how many there are varies a little
+        while Path(place.layout.root).exists():  # what a cut command still does there can get in between
+            shutil.rmtree(place.layout.root, ignore_errors=True)
+        shutil.copytree(tmp_path / "before", place.layout.root, symlinks=True)
+        before, after = require_whole(current.resolve()), require_whole(local)
+        adb_device.daemon.faults.cut_after(message)
+        try:
+            push_bundle(adb_device.transport, place, local)
+        except TransportError:
+            assert require_whole(current.resolve()) in (before, after), message
+            assert edits_of(current) == ["x"], message
+            for attempt in range(3):  # as a user does: adb may still be busy with the old connection
+                adb_device.server.connect(adb_device.daemon)
+                with suppress(*[TransportError] * (attempt < 2)):
+                    push_bundle(adb_device.transport, place, local)
+                    break
+        assert adb_device.daemon.faults.cut_at is None  # it was cut
+        assert require_whole(current.resolve()) == after, message
+        assert edits_of(current) == ["x"], message
+        # A lock that a cut left is taken over by the next push.
+        assert {path.name for path in Path(place.layout.root).iterdir()} - {".lock"} == {"bundles"}, message
