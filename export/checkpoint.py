@@ -163,9 +163,9 @@ def load_checkpoint(source: Source, config: Any = None) -> Checkpoint:  # noqa: 
         When the checkpoint is damaged, the tokenizer is slow, a weight is not finite, or a layer's matrix is all zero.
     """
     config = config or read_config(source)
+    stored = stored_half(source)
     with _damage_as_error(source.name, "cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(source.folder, **source.options)
-        stored = stored_half(source)
         model, loading = AutoModelForCausalLM.from_pretrained(
             source.folder,
             dtype=stored or torch.float32,
