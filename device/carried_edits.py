@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from mobiedit.runtime.bundle_layout import EDITS
 from mobiedit.runtime.errors import MobiEditError
-from mobiedit.runtime.journal import JOURNAL_NAME, Record
+from mobiedit.runtime.journal import JOURNAL_NAME
 from mobiedit.runtime.journal_merge import journal_bytes, merge_records, require_slots
+from mobiedit.runtime.journal_records import Record
 
 from .errors import DeviceError
 from .shell import run_script

@@ -12,8 +12,9 @@ from typing import Any
 from mobiedit.runtime.bundle_layout import EDITS
 from mobiedit.runtime.errors import BundleError, MobiEditError
 from mobiedit.runtime.files import read_regular
-from mobiedit.runtime.journal import JOURNAL_NAME, Record, read_journal
+from mobiedit.runtime.journal import JOURNAL_NAME, read_journal
 from mobiedit.runtime.journal_merge import active_edits, journal_bytes
+from mobiedit.runtime.journal_records import Record
 from mobiedit.runtime.manifest import FileEntry, Manifest, read_manifest, verify_files
 from mobiedit.runtime.manifest_fields import MANIFEST_NAME
 

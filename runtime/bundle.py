@@ -21,7 +21,8 @@ from .edit_records import record_of, slots_of
 from .editor import EditResult, SolvedEdit, solve_edit
 from .errors import BundleError, JournalError, RequestError
 from .gauss_newton import gauss_newton
-from .journal import EditRecord, Journal, new_edit_id
+from .journal import Journal
+from .journal_records import EditRecord, new_edit_id
 from .lens import Lens
 from .lock import editing_lock
 from .manifest import Manifest, read_manifest, verify_files

@@ -8,7 +8,8 @@ from importlib.metadata import version
 from .decoder import Slots
 from .editor import EditResult, SolvedEdit
 from .errors import JournalError
-from .journal import EditRecord, JournalState
+from .journal import JournalState
+from .journal_records import EditRecord
 from .manifest import Manifest
 from .prompt_rows import EditRequest
 
@@ -40,9 +41,14 @@ def record_of(request: EditRequest, solved: SolvedEdit, result: EditResult, mani
         prompt=request.prompt,
         subject=request.subject,
         target=request.target,
+        paraphrases=request.paraphrases,
+        keep=request.keep,
         base_sha256=manifest.edit_base,
         tool_version=version("mobiedit"),
         optimizer=result.optimizer,
+        method="rome",
+        batch=None,
+        leverage=solved.leverage,
         report=result.to_dict(),
         key=solved.key,
         value=solved.value,

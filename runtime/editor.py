@@ -15,7 +15,7 @@ from .decoder import Decoder, Slots
 from .edit_check import EditCheck, EditChecker
 from .edit_problem import EditProblem, prefill_suffix, through_edit_layer
 from .prompt_rows import EditRequest, build_rows
-from .rank_one import InverseCovariance, rank_one_direction
+from .rank_one import InverseCovariance, solve_key
 from .readout_loss import ReadoutLoss, log_softmax
 from .search import Progress, Search, SearchResult, SearchTask
 from .tokenizer import Tokenizer
@@ -35,11 +35,14 @@ class SolvedEdit:
         [D] v*, the value that the update gives to the bare prompt's subject, delta included.
     direction
         [F] the right factor of the rank-one update; the left one is the search's delta.
+    leverage
+        ``k*^T C^-1 k*``.
     """
 
     key: Floats
     value: Floats
     direction: Floats
+    leverage: float
     search: SearchResult
     check: EditCheck
     cost: Cost
@@ -139,7 +142,7 @@ def solve_edit(
     edited, unedited = through_edit_layer(decoder, rows.padded_ids(), slots), checker.edit_layer(slots)
     filled, before = prefill_suffix(decoder, edited), checker.distributions(unedited)
     key, value = filled.subject_key(rows), filled.subject_value(rows)
-    direction = rank_one_direction(key, inverse_covariance)
+    direction, leverage = solve_key(key, inverse_covariance)
 
     def searched() -> SearchResult:  # its caches are gone before the check opens the graphs again
         problem = EditProblem(decoder, rows, filled, direction, slots, meter, config.prefix_cache, config.stale_tokens)
@@ -149,4 +152,4 @@ def solve_edit(
 
     found = searched()
     check = checker.compare(before, checker.edit_layer(slots.with_edit(slot, direction, found.delta)))
-    return SolvedEdit(key, value + found.delta, direction, found, check, meter.cost())
+    return SolvedEdit(key, value + found.delta, direction, leverage, found, check, meter.cost())

@@ -9,86 +9,28 @@ import hashlib
 import json
 import logging
 import re
-import secrets
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from .errors import JournalError
 from .files import ensure_folder, read_regular, write_tail
+from .journal_records import VECTORS, EditRecord, Record, UndoRecord
 
 JOURNAL_NAME = "journal"
 MAX_PAYLOAD = 64 * 2**20
 
 _MAGIC = b"MEJ1"
 _HEADER = struct.Struct("<4sI32s")
-_EDIT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_VECTORS = ("key", "value", "delta", "direction")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Record:
-    """What every record states; ValueError if a field is not of its form (`created`: ISO 8601 in UTC)."""
-
-    edit_id: str
-    created: str
-
-    def __post_init__(self) -> None:
-        """Refuse a record that could not be read back."""
-        for field in fields(self):
-            if field.type is str and not isinstance(getattr(self, field.name), str):
-                raise ValueError(f"{field.name} is not a text")
-        if not _EDIT_ID.fullmatch(self.edit_id):
-            raise ValueError("edit_id is not 1 to 64 letters, digits, _ or -")
-        if datetime.fromisoformat(self.created).utcoffset() != timedelta(0):
-            raise ValueError("created is not a time in UTC")
-
-
-@dataclass(frozen=True, eq=False)
-class UndoRecord(Record):
-    """The withdrawal of an edit."""
-
-
-@dataclass(frozen=True, eq=False)
-class EditRecord(Record):
-    """An edit that adds ``outer(delta, direction)`` to the weight; ValueError as `Record`, or if an array is unfit."""
-
-    prompt: str
-    subject: str
-    target: str
-    base_sha256: str
-    tool_version: str
-    optimizer: str
-    report: dict[str, Any]
-    key: NDArray[np.float32]
-    value: NDArray[np.float32]
-    delta: NDArray[np.float32]
-    direction: NDArray[np.float32]
-
-    def __post_init__(self) -> None:
-        """Refuse a record that could not be read back."""
-        super().__post_init__()
-        if not isinstance(self.report, dict):
-            raise ValueError("report is not a dictionary")
-        for name in _VECTORS:
-            vector = getattr(self, name)
-            if not isinstance(vector, np.ndarray) or vector.dtype != np.float32 or vector.ndim != 1 or not vector.size:
-                raise ValueError(f"{name} is not a one-dimensional float32 array")
-            if not np.isfinite(vector).all():
-                raise ValueError(f"{name} holds NaN or infinity")
-        if self.key.shape != self.direction.shape or self.value.shape != self.delta.shape:
-            raise ValueError("key and direction, or value and delta, differ in length")
 
 
 @dataclass(frozen=True)
@@ -101,15 +43,10 @@ class JournalState:
     dropped_bytes: int
 
 
-def new_edit_id() -> str:
-    """Return a random identifier of 8 hexadecimal digits."""
-    return secrets.token_hex(4)
-
-
 def encode(record: Record) -> bytes:
     """Return the frame of a record; JournalError if it is too large, ValueError or TypeError if it is not JSON."""
     # safetensors writes the memory as it lies: a strided array would become another one.
-    vectors = {name: np.ascontiguousarray(getattr(record, name)) for name in _VECTORS if hasattr(record, name)}
+    vectors = {name: np.ascontiguousarray(getattr(record, name)) for name in VECTORS if hasattr(record, name)}
     content = {field.name: getattr(record, field.name) for field in fields(record) if field.name not in vectors}
     content["kind"] = "edit" if isinstance(record, EditRecord) else "undo"
     payload = save(vectors, metadata={"record": json.dumps(content, allow_nan=False)})

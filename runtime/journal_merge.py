@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import JournalError
-from .journal import EditRecord, Journal, Record, UndoRecord, encode
+from .journal import Journal, encode
+from .journal_records import EditRecord, Record, UndoRecord
 from .lock import editing_lock
 
 

@@ -12,7 +12,7 @@ from .errors import BundleError
 from .files import EXPORT_AGAIN, check_name, read_regular, safe_child, sha256_of, storage_errors
 from .manifest_fields import MANIFEST_NAME, bad, exact, finite, integer, number, sha256, texts, typed, unique
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)

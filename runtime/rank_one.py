@@ -54,10 +54,21 @@ def rank_one_direction(key: Floats, inverse_covariance: InverseCovariance) -> Fl
     Raises
     ------
     NumericsError
+        As `solve_key`.
+    """
+    return solve_key(key, inverse_covariance)[0]
+
+
+def solve_key(key: Floats, inverse_covariance: InverseCovariance) -> tuple[Floats, float]:
+    """Return the direction of a key as `rank_one_direction` does, and its leverage, ``k*^T C^-1 k*``.
+
+    Raises
+    ------
+    NumericsError
         When the key has no length under C^-1.
     """
     solved = np.asarray(inverse_covariance @ key, np.float32)
     length = float(key @ solved)
     if not np.isfinite(length) or length <= 0:
         raise NumericsError("the subject's key has no length under the key statistics: export the bundle again")
-    return np.asarray(solved / length, np.float32)
+    return np.asarray(solved / length, np.float32), length

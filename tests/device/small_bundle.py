@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from mobiedit.runtime.bundle_layout import EDITS
-from mobiedit.runtime.journal import EditRecord, Journal, JournalState
+from mobiedit.runtime.journal import Journal, JournalState
+from mobiedit.runtime.journal_records import EditRecord
 from mobiedit.runtime.manifest import (
     BaseModel,
     FileEntry,
@@ -57,7 +58,9 @@ def make_edit(edit_id: str, base_sha256: str, created: str = "2026-01-02T03:04:0
     rng = np.random.default_rng(list(edit_id.encode()))
     key, direction, value, delta = (rng.standard_normal(size).astype(np.float32) for size in (3, 3, 2, 2))
     texts = (f"{edit_id} of {{}} is", "X", "Y")
-    return EditRecord(edit_id, created, *texts, base_sha256, "1", "gn", {}, key, value, delta, direction)
+    return EditRecord(
+        edit_id, created, *texts, (), (), base_sha256, "1", "gn", "rome", None, 1.0, {}, key, value, delta, direction
+    )
 
 
 def journal_of(folder: Path) -> Journal:

@@ -22,7 +22,7 @@ from mobiedit.runtime.configuration import GaussNewtonConfig
 from mobiedit.runtime.context_binary import BinaryTarget, read_target
 from mobiedit.runtime.errors import BundleError, ExecutionError, ExportError
 from mobiedit.runtime.files import sha256_of
-from mobiedit.runtime.journal import EditRecord
+from mobiedit.runtime.journal_records import EditRecord
 from mobiedit.runtime.manifest import FileEntry, Manifest, read_manifest, to_json
 from mobiedit.runtime.soc import find_soc
 from mobiedit.runtime.static_shapes import Variant

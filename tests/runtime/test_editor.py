@@ -15,6 +15,7 @@ def test_edit_fails_when_the_model_knew_the_answer(steps: int, failures: int) ->
         key=np.ones(3, np.float32),
         value=np.ones(2, np.float32),
         direction=np.ones(3, np.float32),
+        leverage=1.0,
         search=SearchResult(np.full(2, 0.5, np.float32), steps, True, (Look(1, 0.1, 0.9),)),
         check=EditCheck(Success(True, 0.9, 0.1), (), ()),
         cost=CostMeter().cost(),

@@ -23,14 +23,11 @@ from safetensors.numpy import save
 from mobiedit.runtime.errors import BundleError, JournalError, StorageError
 from mobiedit.runtime.journal import (
     MAX_PAYLOAD,
-    EditRecord,
     Journal,
     JournalState,
-    Record,
-    UndoRecord,
-    new_edit_id,
     read_journal,
 )
+from mobiedit.runtime.journal_records import EditRecord, Record, UndoRecord, new_edit_id
 
 BASE = "b" * 64
 VECTORS = ("key", "value", "delta", "direction")
@@ -41,9 +38,14 @@ CONTENT = {
     "prompt": "p",
     "subject": "s",
     "target": "t",
+    "paraphrases": [],
+    "keep": [],
     "base_sha256": BASE,
     "tool_version": "1",
     "optimizer": "zo",
+    "method": "rome",
+    "batch": None,
+    "leverage": 2.0,
     "report": {},
 }
 
@@ -228,7 +230,8 @@ JSON = st.recursive(
 
 @settings(deadline=None)
 @given(
-    key=st.sampled_from(sorted(set(CONTENT) - {"report"})), value=JSON.filter(lambda value: not isinstance(value, str))
+    key=st.sampled_from(sorted(set(CONTENT) - {"report", "batch", "leverage", "paraphrases", "keep"})),
+    value=JSON.filter(lambda value: not isinstance(value, str)),
 )
 def test_read_refuses_when_a_text_is_any_other_json(
     tmp_path_factory: pytest.TempPathFactory, key: str, value: object

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobiedit.runtime.errors import BusyError, JournalError
-from mobiedit.runtime.journal import EditRecord, Journal, Record, UndoRecord, encode, parse_journal
+from mobiedit.runtime.journal import Journal, encode, parse_journal
 from mobiedit.runtime.journal_merge import active_edits, journal_bytes, merge_into, merge_records, require_slots
+from mobiedit.runtime.journal_records import EditRecord, Record, UndoRecord
 from mobiedit.runtime.lock import editing_lock
 
 BASE = "b" * 64
@@ -20,7 +21,26 @@ BASE = "b" * 64
 
 def edit(edit_id: str, created: str = "2026-01-02T03:04:05+00:00", target: str = "t") -> EditRecord:
     vector = np.array([*edit_id.encode()], np.float32)
-    return EditRecord(edit_id, created, "p {}", "s", target, BASE, "1", "gn", {}, vector, vector, vector, vector)
+    return EditRecord(
+        edit_id,
+        created,
+        "p {}",
+        "s",
+        target,
+        (),
+        (),
+        BASE,
+        "1",
+        "gn",
+        "rome",
+        None,
+        1.0,
+        {},
+        vector,
+        vector,
+        vector,
+        vector,
+    )
 
 
 def undo(edit_id: str, created: str = "2026-01-02T03:04:06+00:00") -> UndoRecord:

@@ -218,12 +218,12 @@ def test_parse_refuses_when_a_file_name_is_not_flat(name: str) -> None:
 
 
 def test_parse_asks_for_an_update_when_schema_is_newer() -> None:
-    message = "bundle has schema 3, this version reads up to 2: update mobiedit"
+    message = "bundle has schema 4, this version reads up to 3: update mobiedit"
     assert refusal('{"schema_version": 3, "unheard_of": 1}') == message
 
 
 def test_parse_asks_for_an_export_when_schema_is_older() -> None:
-    message = "bundle has schema 1, this version reads 2: export the bundle again"
+    message = "bundle has schema 1, this version reads 3: export the bundle again"
     assert refusal('{"schema_version": 1}') == message
 
 

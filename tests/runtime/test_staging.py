@@ -15,7 +15,7 @@ from mobiedit.runtime.configuration import EditConfig, ExecutionConfig, Executio
 from mobiedit.runtime.editor import EditResult
 from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.execution import Feeds, Fetched
-from mobiedit.runtime.journal import EditRecord
+from mobiedit.runtime.journal_records import EditRecord
 from mobiedit.runtime.manifest import FileEntry, Manifest
 from mobiedit.runtime.staged_edit import STAGING_BYTES, stages_edits
 from mobiedit.runtime.staging import ONE_BY_ONE, STAGES, GraphStages, StagedGraph
