@@ -27,7 +27,7 @@ from mobiedit.runtime.manifest import (
 HASH = "0123456789abcdef" * 4
 DATA = b"graph"
 EXAMPLE = Manifest(
-    schema_version=2,
+    schema_version=3,
     base=BaseModel("model", "llama", None, HASH),
     shape=ModelShape(4, 8, 16, 2, 1, 4, 32, 64, True),
     edit_layer=2,
@@ -65,7 +65,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     around = st.text(string.ascii_letters + " :")
     prefixes = draw(st.lists(st.builds("{}{{}}{}".format, around, around), max_size=3))
     return Manifest(
-        schema_version=2,
+        schema_version=3,
         base=draw(st.builds(BaseModel, TEXTS, TEXTS, st.none() | TEXTS, HASHES)),
         shape=shape,
         edit_layer=draw(st.integers(0, shape.n_layers - 2)),
@@ -219,7 +219,7 @@ def test_parse_refuses_when_a_file_name_is_not_flat(name: str) -> None:
 
 def test_parse_asks_for_an_update_when_schema_is_newer() -> None:
     message = "bundle has schema 4, this version reads up to 3: update mobiedit"
-    assert refusal('{"schema_version": 3, "unheard_of": 1}') == message
+    assert refusal('{"schema_version": 4, "unheard_of": 1}') == message
 
 
 def test_parse_asks_for_an_export_when_schema_is_older() -> None:
