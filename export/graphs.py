@@ -43,6 +43,7 @@ def graph_specs(model: nn.Module, shape: ModelShape, layer: int, slots: int) -> 
         "residual": (torch.randn(_BATCH, _TOKENS, shape.width), tokens),
         "directions": (torch.randn(slots, shape.mlp_width), {}),
         "deltas": (torch.randn(slots, shape.width), {}),
+        "gates": (torch.randn(4, slots), {}),
     }
     return {
         "prefix": _segment_spec(prefix, shape, SEGMENT_OUTPUTS["prefix"]),

@@ -175,14 +175,18 @@ class EditLayer(nn.Module):
         super().__init__()
         self.mlp = GatedMLP(source)
 
-    def forward(self, residual: Tensor, directions: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, residual: Tensor, directions: Tensor, deltas: Tensor, gates: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return hidden [B, T, D], key [B, T, F] and value [B, T, D].
 
-        ``directions`` [K, F] and ``deltas`` [K, D] are rank-one slots: the down projection acts as ``W + deltas.T @
-        directions``.
+        ``directions`` [K, F], ``deltas`` [K, D] and ``gates`` [4, K] are the runtime's `Slots`.
         """
         key = self.mlp.key(residual)
-        value = self.mlp.down_proj(key) + torch.matmul(torch.matmul(key, directions.transpose(0, 1)), deltas)
+        scale, shift, least, largest = gates.unbind(0)
+        activations = torch.matmul(key, directions.transpose(0, 1))
+        strengths = torch.minimum(torch.maximum(activations * scale + shift, least), largest)
+        value = self.mlp.down_proj(key) + torch.matmul(strengths, deltas)
         return residual + value, key, value
 
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from .costs import CostMeter
 from .errors import RequestError
 from .execution import Runnable
+from .gate import Gate, gate_parameters
 from .manifest import ModelShape
 from .rotary import attention_mask, rotary_factors
 
@@ -21,7 +22,9 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Slots:
-    """Rank-one edits as inputs of the edit graph: the down projection acts as ``W + deltas.T @ directions``.
+    """Edits as inputs of the edit graph: at a key k it adds ``strength(directions @ k) @ deltas`` to the value.
+
+    Without gates the strength is the activation itself, and the down projection acts as ``W + deltas.T @ directions``.
 
     Attributes
     ----------
@@ -29,21 +32,25 @@ class Slots:
         [K, F] float32; a row of zeros is a free slot.
     deltas
         [K, D] float32.
+    gates
+        [4, K] float32, a column of `gate_parameters` for each edit.
     """
 
     directions: Floats
     deltas: Floats
+    gates: Floats
 
     @staticmethod
     def empty(slots: int, shape: ModelShape) -> Slots:
         """Return slots that change nothing."""
-        return Slots(np.zeros((slots, shape.mlp_width), np.float32), np.zeros((slots, shape.width), np.float32))
+        sizes = ((slots, shape.mlp_width), (slots, shape.width), (4, slots))
+        return Slots(*(np.zeros(size, np.float32) for size in sizes))
 
-    def with_edit(self, slot: int, direction: Floats, delta: Floats) -> Slots:
-        """Return the slots with one more edit, ``outer(delta, direction)``, in the free slot ``slot``."""
-        directions, deltas = self.directions.copy(), self.deltas.copy()
-        directions[slot], deltas[slot] = direction, delta
-        return Slots(directions, deltas)
+    def with_edit(self, slot: int, direction: Floats, delta: Floats, gate: Gate | None = None) -> Slots:
+        """Return the slots with one more edit in the free slot ``slot``."""
+        directions, deltas, gates = self.directions.copy(), self.deltas.copy(), self.gates.copy()
+        directions[slot], deltas[slot], gates[:, slot] = direction, delta, gate_parameters(gate)
+        return Slots(directions, deltas, gates)
 
 
 @dataclass(frozen=True)
@@ -178,7 +185,12 @@ class Decoder:
 
     def run_edit(self, residual: Floats, slots: Slots) -> EditLayerOutput:
         """Run the edit layer's MLP with the slots applied."""
-        feeds = {"residual": residual, "directions": slots.directions, "deltas": slots.deltas}
+        feeds = {
+            "residual": residual,
+            "directions": slots.directions,
+            "deltas": slots.deltas,
+            "gates": slots.gates,
+        }
         out = self.parts.edit.run(feeds, self._meter)
         return EditLayerOutput(out["hidden_out"], out["key"], out["value"])
 

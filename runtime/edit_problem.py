@@ -1,6 +1,6 @@
 """One edit as a search problem: deltas in, hidden states at the read-outs out, with everything else computed once.
 
-The update adds ``(direction . key) delta`` to every value. At the subject's last token that is about delta; the
+The update adds ``strength(direction . key) delta`` to every value. At the subject's last token that is about delta; the
 search adds just this, there and at the tokens behind it, so that what it finds is what the update will do. The layers
 up to the edit layer, and above it the tokens before the subject's last one, do not depend on delta: keeping them is
 exact.
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from .configuration import PrefixCache
 from .costs import CostMeter
 from .decoder import Decoder, EditLayerOutput, LayerCache, Slots
+from .gate import Gate, strength
 from .prompt_rows import PromptRows
 from .rank_one import subject_key
 
@@ -134,6 +135,8 @@ class EditProblem:
         What a forward reuses.
     stale_tokens
         Tokens of each row that the stale policy keeps.
+    gate
+        Of the edit that is searched for.
 
     Attributes
     ----------
@@ -157,6 +160,7 @@ class EditProblem:
         meter: CostMeter,
         prefix_cache: PrefixCache = PrefixCache.EXACT,
         stale_tokens: int = 10,
+        gate: Gate | None = None,
     ) -> None:
         self._decoder = decoder
         self.rows = rows
@@ -165,7 +169,8 @@ class EditProblem:
         self._policy = prefix_cache
         self._hidden = filled.edited.hidden
         behind_subject = np.arange(self._hidden.shape[1]) >= rows.subjects[:, None]
-        self._scales = np.where(behind_subject, filled.edited.keys @ direction, 0).astype(np.float32)
+        strengths = strength(filled.edited.keys @ direction, gate)
+        self._scales = np.where(behind_subject, strengths, 0).astype(np.float32)
         first_readout = np.array([row.readouts[0] for row in rows.all])
         self._stale_starts = np.minimum(stale_tokens, first_readout)
         self.initial_readouts, self.initial_kept = self._read(

@@ -105,7 +105,7 @@ def static_graphs(
         "prefix": segment("prefix", range(edit_layer + 1)),
         "edit": StaticRows(
             graph_file("edit"),
-            ("residual", "directions", "deltas"),
+            ("residual", "directions", "deltas", "gates"),
             ("hidden_out", "key", "value"),
             [axes["tokens"] for axes in shapes["edit"]],
             lambda tokens: {"batch": 1, "tokens": tokens},

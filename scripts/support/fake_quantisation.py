@@ -46,7 +46,7 @@ def rounded(x: Tensor, number_format: NumberFormat) -> Tensor:
 
 
 class QuantisedEditLayer:
-    """The edit graph's stand-in: same inputs and outputs, its numbers rounded.
+    """The edit graph's stand-in for edits without gates: same outputs, its numbers rounded.
 
     The slots are added to the down projection before it is rounded, as an edit of stored weights would be, so that
     an update below half a step of the format is lost. The value is rounded as well.

@@ -63,6 +63,7 @@ def test_edit_graph_takes_three_slots_when_written_with_three(fp32_bundle: Path)
         "residual": ["batch", "tokens", 64],
         "directions": [3, 128],
         "deltas": [3, 64],
+        "gates": [4, 3],
     }
     assert axes(list(graph.output)) == {
         "hidden_out": ["batch", "tokens", 64],

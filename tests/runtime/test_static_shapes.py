@@ -109,7 +109,11 @@ def test_edit_layer_and_head_give_the_symbolic_graphs_numbers_when_shapes_are_fi
     manifest: Manifest,
 ) -> None:
     rng, shape, parts = np.random.default_rng(seed), manifest.shape, decoder.parts
-    sizes = {"directions": (manifest.slots, shape.mlp_width), "deltas": (manifest.slots, shape.width)}
+    sizes = {
+        "directions": (manifest.slots, shape.mlp_width),
+        "deltas": (manifest.slots, shape.width),
+        "gates": (4, manifest.slots),
+    }
     drawn = {name: rng.standard_normal(size).astype(np.float32) for name, size in sizes.items()}
     drawn["residual"] = rng.standard_normal((batch, tokens, shape.width)).astype(np.float32)
     edit = StaticRows(

@@ -55,12 +55,12 @@ def feeds(tiny: Bundle) -> dict[str, np.ndarray]:
         rng.standard_normal(shape.width).astype(np.float32),
     )
     residual = rng.standard_normal((2, 3, shape.width)).astype(np.float32)
-    return {"residual": residual, "directions": slots.directions, "deltas": slots.deltas}
+    return {"residual": residual, "directions": slots.directions, "deltas": slots.deltas, "gates": slots.gates}
 
 
 def test_fp32_layer_is_the_edit_graph(tiny: Bundle, host: HostModel, feeds: dict[str, np.ndarray]) -> None:
     found = QuantisedEditLayer(host.edit.mlp, NumberFormat.FP32).run(feeds)
-    expected = tiny.decoder.run_edit(feeds["residual"], Slots(feeds["directions"], feeds["deltas"]))
+    expected = tiny.decoder.run_edit(feeds["residual"], Slots(feeds["directions"], feeds["deltas"], feeds["gates"]))
     for name, want in (("hidden_out", expected.hidden), ("key", expected.keys), ("value", expected.values)):
         # The edit is folded into the weight here and added behind it there: sums of 128 products in another order.
         np.testing.assert_allclose(found[name], want, atol=1e-5)
