@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .batch_editor import BatchEditor
+from .batch_result import BatchProgress, BatchResult
+from .bundle_check import usable_manifest
 from .bundle_info import describe
-from .bundle_layout import EDITS, KEY_STATISTICS, LENS, NPU_PRECISIONS, TOKENIZER
+from .bundle_layout import EDITS, KEY_STATISTICS, LENS, TOKENIZER
 from .bundle_parts import load_decoder
+from .closed_form import Method
 from .configuration import EditConfig, ExecutionConfig, Optimizer, Staging
-from .context_binary import require_usable_contexts
-from .decoder import Decoder, Slots
-from .edit_records import record_of, slots_of
-from .editor import EditResult, SolvedEdit, solve_edit
-from .errors import BundleError, JournalError, RequestError
+from .decoder import Decoder
+from .edit_records import record_of
+from .edit_set import EditSet, EditSetConfig
+from .editor import EditResult, SolvedEdit, Workbench, solve_edit
+from .edits_in_force import EditsInForce
+from .errors import JournalError
+from .facts import in_force
 from .gauss_newton import gauss_newton
 from .journal import Journal
 from .journal_records import EditRecord, new_edit_id
 from .lens import Lens
 from .lock import editing_lock
-from .manifest import Manifest, read_manifest, verify_files
+from .manifest import Manifest
 from .memory_plan import predicted_peaks
-from .onnx_external_data import require_listed_data
 from .perturbation import for_precision
 from .prompt_rows import EditRequest
 from .reader import Reader
@@ -38,7 +44,13 @@ from .tokenizer import Tokenizer
 from .zeroth_order import zeroth_order
 
 
-def open_bundle(path: str | Path, execution: ExecutionConfig | None = None, *, verify: bool = True) -> Bundle:
+def open_bundle(
+    path: str | Path,
+    execution: ExecutionConfig | None = None,
+    *,
+    verify: bool = True,
+    edits: EditSetConfig | None = None,
+) -> Bundle:
     """Open a bundle for asking and editing.
 
     Parameters
@@ -49,6 +61,8 @@ def open_bundle(path: str | Path, execution: ExecutionConfig | None = None, *, v
         How graphs are run.
     verify
         Compare every file's hash with the manifest; otherwise only names and sizes.
+    edits
+        How edits are solved together.
 
     Raises
     ------
@@ -57,26 +71,12 @@ def open_bundle(path: str | Path, execution: ExecutionConfig | None = None, *, v
     RequestError
         When it is not of the precision, or not for the SoC, that ``execution`` needs.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise BundleError(f"{folder} is not a folder: give the bundle that mobiedit-export wrote")
-    if (folder / EDITS).is_symlink():
-        raise BundleError(f"{folder / EDITS} is a link: put the folder itself there")
-    execution = execution or ExecutionConfig()
-    manifest = read_manifest(folder)
-    if execution.target and manifest.precision not in NPU_PRECISIONS:
-        raise RequestError(
-            f"the bundle is {manifest.precision}, the NPU takes {', '.join(NPU_PRECISIONS)} alone: "
-            "export with --target qnn, or use --ep cpu"
-        )
-    verify_files(folder, manifest, hashes=verify)
-    require_listed_data(folder, manifest.files)
-    require_usable_contexts(folder, manifest, execution)
-    return Bundle(folder, manifest, execution)
+    folder, execution = Path(path), execution or ExecutionConfig()
+    return Bundle(folder, usable_manifest(folder, execution, hashes=verify), execution, edits)
 
 
 class Bundle:
-    """An open bundle. Sessions are made when first needed; the journal is read anew for every operation.
+    """An open bundle. Sessions are made when first needed; a change of the journal is seen by the next operation.
 
     Attributes
     ----------
@@ -88,11 +88,14 @@ class Bundle:
         How its graphs are run.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, execution: ExecutionConfig) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, execution: ExecutionConfig, edits: EditSetConfig | None = None
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.execution = execution
         self._journal = Journal(path / EDITS, manifest.edit_base)
+        self._in_force = EditsInForce(self._journal, manifest, edits)
 
     def edit(
         self,
@@ -102,22 +105,27 @@ class Bundle:
         *,
         paraphrases: tuple[str, ...] = (),
         keep: tuple[str, ...] = (),
+        method: Method = Method.EMMET,
         config: EditConfig | None = None,
         report: Callable[[Progress], None] = lambda progress: None,
     ) -> EditResult:
         """Teach a fact; commit it only if its check passes, or if ``config.force`` is set.
 
+        An edit of the same fact is replaced: it is covered until the new one is undone.
+
         Parameters
         ----------
         prompt, subject, target, paraphrases, keep
             As in `EditRequest`.
+        method
+            How it is fitted in among the edits in force.
         report
             Called while the search runs.
 
         Raises
         ------
         RequestError
-            When the request is not well formed, or no slot is free.
+            When the request is not well formed, or the slots cannot hold one more edit.
         BusyError
             When another process edits this bundle.
         StorageError
@@ -129,11 +137,33 @@ class Bundle:
         config = config or EditConfig()
         with editing_lock(self.path / EDITS):
             with self._editing_decoder(config) as decoder:
-                solved, _ = self._solve(decoder, request, config, self.search_for(config), report)
+                solved, _ = self._solve(self._workbench(decoder, config), request, method, report)
             commit = config.force or not solved.failures
             result = solved.result(new_edit_id() if commit else None, config.optimizer)
             if commit:
-                self._journal.append_edit(record_of(request, solved, result, self.manifest))
+                self._journal.append_edits([record_of(request, solved, result, self.manifest)])
+        return result
+
+    def edit_batch(
+        self,
+        requests: Sequence[EditRequest],
+        method: Method = Method.EMMET,
+        config: EditConfig | None = None,
+        report: Callable[[BatchProgress], None] = lambda progress: None,
+    ) -> BatchResult:
+        """Teach facts at once; those that fail the check are left out, unless ``config.force`` is set.
+
+        All that hold are committed in one append. See `BatchEditor`; parameters and errors as of `edit`.
+        """
+        config = config or EditConfig()
+        with editing_lock(self.path / EDITS):
+            with self._editing_decoder(config) as decoder:
+                bench, base = self._workbench(decoder, config), self._in_force
+                editor = BatchEditor(bench, base.without, base.teaching, method, config.force)
+                solved = editor.solve(requests, new_edit_id(), report)
+            result = solved.result(config.optimizer)
+            if result.committed:
+                self._journal.append_edits(solved.records(result, self.manifest))
         return result
 
     def trial(
@@ -142,11 +172,14 @@ class Bundle:
         config: EditConfig | None = None,
         report: Callable[[Progress], None] = lambda progress: None,
         search: Search | None = None,
+        method: Method = Method.EMMET,
     ) -> tuple[SolvedEdit, Reader]:
         """Solve an edit on top of the committed ones without committing it; nothing on the disk is touched.
 
         Parameters
         ----------
+        method
+            As in `edit`.
         search
             Another way to search for delta than the one that ``config`` names.
 
@@ -160,13 +193,13 @@ class Bundle:
         RequestError, NumericsError
             As `edit`.
         """
-        config = config or EditConfig()
-        solved, slots = self._solve(self.decoder, request, config, search or self.search_for(config), report)
-        return solved, Reader(self.decoder, self.tokenizer, self.manifest, slots)
+        bench = self._workbench(self.decoder, config or EditConfig(), search)
+        solved, edits = self._solve(bench, request, method, report)
+        return solved, Reader(self.decoder, self.tokenizer, self.manifest, edits.slots)
 
     def reader(self) -> Reader:
         """Return a reader with the edits in force that are committed now."""
-        return Reader(self.decoder, self.tokenizer, self.manifest, slots_of(self._journal.read(), self.manifest))
+        return Reader(self.decoder, self.tokenizer, self.manifest, self._in_force.solved().slots)
 
     def ask(self, prompt: str, max_tokens: int = 32) -> str:
         """Return the greedy continuation of ``prompt``, all committed edits in force."""
@@ -185,11 +218,11 @@ class Bundle:
         return self.reader().score(prompt, answer)
 
     def edits(self) -> tuple[EditRecord, ...]:
-        """Return the committed edits that were not undone, oldest first."""
-        return self._journal.read().edits
+        """Return the committed edits that are in force, oldest first: neither undone nor replaced."""
+        return in_force(self._journal.read().edits)
 
     def undo(self, edit_id: str | None = None) -> EditRecord:
-        """Withdraw an edit, by default the last one, and return it; its slot is zero from then on.
+        """Withdraw an edit, by default the last one, and return it; one that it covered is in force again.
 
         Raises
         ------
@@ -206,7 +239,9 @@ class Bundle:
 
     def info(self) -> dict[str, Any]:
         """Return what the bundle is and what runs it, as plain data; see `describe`."""
-        return describe(self.path, self.manifest, self._journal.read(), self.execution, lambda: self.decoder.parts)
+        return describe(
+            self.path, self.manifest, self._journal.read(), self._in_force, self.execution, lambda: self.decoder.parts
+        )
 
     def predicted_peaks(self) -> dict[str, int]:
         """Return the peak resident memory that an edit and an answer will take, in bytes; nothing is opened for it."""
@@ -231,36 +266,23 @@ class Bundle:
                 return staged_decoder(self.path, self.manifest, self.execution)
         return nullcontext(self.decoder)
 
-    def _solve(
-        self,
-        decoder: Decoder,
-        request: EditRequest,
-        config: EditConfig,
-        search: Search,
-        report: Callable[[Progress], None],
-    ) -> tuple[SolvedEdit, Slots]:
-        """Return an edit on top of the committed ones, and the slots with all of them."""
-        state = self._journal.read()
-        slot = len(state.edits)
-        if slot >= self.manifest.slots:
-            raise RequestError(
-                f"all {self.manifest.slots} slots are taken: undo an edit, or export the bundle with more --slots"
-            )
-        slots = slots_of(state, self.manifest)
-        solved = solve_edit(
+    def _workbench(self, decoder: Decoder, config: EditConfig, search: Search | None = None) -> Workbench:
+        return Workbench(
             decoder,
             self.tokenizer,
-            request,
             self.manifest.row_prefixes,
             self.manifest.canaries,
             StoredMatrix.find(self.path / KEY_STATISTICS, "inverse_covariance"),
-            slots,
-            slot,
             config,
-            search,
-            report,
+            search or self.search_for(config),
         )
-        return solved, slots.with_edit(slot, solved.direction, solved.search.delta)
+
+    def _solve(
+        self, bench: Workbench, request: EditRequest, method: Method, report: Callable[[Progress], None]
+    ) -> tuple[SolvedEdit, EditSet]:
+        """Return an edit on top of the committed ones but that of the same fact, and all of them together."""
+        solved, edits = solve_edit(bench, request, self._in_force.without([request.fact]), method, report)
+        return replace(solved, replaces=self._in_force.teaching(request.fact)), edits
 
     def search_for(self, config: EditConfig) -> Search:
         """Return the search of delta that ``config`` names."""

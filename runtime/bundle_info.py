@@ -9,6 +9,7 @@ from typing import Any
 from .bundle_layout import GRAPHS
 from .configuration import ExecutionConfig
 from .decoder import DecoderParts
+from .edits_in_force import EditsInForce
 from .journal import JournalState
 from .manifest import Manifest
 from .memory_plan import predicted_peaks
@@ -16,7 +17,12 @@ from .staged_edit import stages_edits
 
 
 def describe(
-    path: Path, manifest: Manifest, state: JournalState, execution: ExecutionConfig, parts: Callable[[], DecoderParts]
+    path: Path,
+    manifest: Manifest,
+    state: JournalState,
+    edits: EditsInForce,
+    execution: ExecutionConfig,
+    parts: Callable[[], DecoderParts],
 ) -> dict[str, Any]:
     """Return what a bundle is.
 
@@ -24,6 +30,8 @@ def describe(
     ----------
     state
         Its journal.
+    edits
+        Those of it that are in force.
     parts
         Opens its graphs: where a SoC is the target, what stands for it is found out by compiling each of them.
 
@@ -32,6 +40,7 @@ def describe(
     ExecutionError
         When the NPU does not take a graph.
     """
+    solved = edits.solved()
     return {
         "path": str(path),
         "base": {"name": manifest.base.name, "architecture": manifest.base.architecture},
@@ -44,7 +53,9 @@ def describe(
         "contexts": describe_contexts(manifest),
         "staged_edits": stages_edits(manifest, execution),
         "predicted_peak_bytes": predicted_peaks(manifest, execution),
-        "slots": {"used": len(state.edits), "total": manifest.slots},
+        "edits": len(solved.edits),
+        "slots": {"used": min(len(solved.edits), manifest.slots), "total": manifest.slots},
+        "compaction_error": solved.compaction_error,
         "bytes": sum(entry.size for entry in manifest.files.values()),
         "checks": manifest.checks,
         "statistics": manifest.statistics,

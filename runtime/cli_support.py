@@ -24,6 +24,8 @@ INTERRUPTED = 130
 
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
 
 def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of how graphs are run; it gets them as one argument, ``execution``."""

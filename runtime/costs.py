@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 
@@ -53,6 +54,13 @@ class Cost:
     def to_dict(self) -> dict[str, float]:
         """Return the fields as plain numbers."""
         return asdict(self)
+
+
+def total_cost(shared: CostMeter, others: Sequence[CostMeter]) -> Cost:
+    """Return the sum of several meters' counts, with the time since ``shared`` was made."""
+    counts = ("forwards", "token_layers", "dispatches", "io_bytes")
+    sums = {name: sum(getattr(meter, name) for meter in (shared, *others)) for name in counts}
+    return replace(shared.cost(), **sums)
 
 
 def peak_rss_bytes() -> int:

@@ -60,11 +60,12 @@ class CanaryCheck:
 
 @dataclass(frozen=True)
 class EditCheck:
-    """All checks of one edit."""
+    """All checks of one edit; ``success_before`` is the fact's without the edit."""
 
     success: Success
     paraphrases: tuple[ParaphraseCheck, ...]
     canaries: tuple[CanaryCheck, ...]
+    success_before: Success
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -84,8 +85,56 @@ class EditCheck:
         }
 
 
+class CanaryChecker:
+    """The check of prompts that must stay, run up to the edit layer at once: that far no edit changes them."""
+
+    def __init__(self, decoder: Decoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> None:
+        self._decoder = decoder
+        self._tokenizer = tokenizer
+        self.prompts = tuple(dict.fromkeys(prompts))
+        self._residuals = [_residual(decoder, tokenizer.encode(prompt).ids) for prompt in self.prompts]
+
+    def edit_layer(self, slots: Slots) -> tuple[Floats, ...]:
+        """Return the residual stream [1, T, D] of each prompt behind the edit layer, with the slots in force."""
+        return tuple(self._decoder.run_edit(residual, slots).hidden for residual in self._residuals)
+
+    def reach(self, directions: Floats, slots: Slots) -> Floats:
+        """Return how far edits reach into each prompt: ``max_t |u_n . k_t|`` [prompts, N] over its tokens.
+
+        Parameters
+        ----------
+        directions
+            [N, F] u_n.
+        """
+        keys = [self._decoder.run_edit(residual, slots).keys[0] for residual in self._residuals]
+        reached = [np.abs(each @ directions.T).max(axis=0) for each in keys]
+        return np.array(reached, np.float32).reshape(len(keys), len(directions))
+
+    def read(self, hidden: Sequence[Floats]) -> tuple[Floats, ...]:
+        """Return the log-probabilities [V] of the token behind each prompt; ``hidden`` as of `edit_layer`."""
+        return tuple(_next_log_probs(self._decoder, text) for text in hidden)
+
+    def compare(self, before: Sequence[Floats], after: Sequence[Floats]) -> tuple[CanaryCheck, ...]:
+        """Return what became of each prompt; both as of `read`."""
+        checks = []
+        for prompt, was, now in zip(self.prompts, before, after, strict=True):
+            kl = float((np.exp(was) * (was - now)).sum())
+            tops = _tops(self._tokenizer, was, now)
+            checks.append(CanaryCheck(prompt, *tops, kl, bool(was.argmax() == now.argmax())))
+        return tuple(checks)
+
+
+@dataclass(frozen=True, eq=False)
+class CheckReading:
+    """How a model takes the texts of a check: log-probabilities [V] behind each prompt, and the fact itself."""
+
+    paraphrases: tuple[Floats, ...]
+    canaries: tuple[Floats, ...]
+    success: Success
+
+
 class EditChecker:
-    """The check of one edit, its texts run up to the edit layer at once: that far no edit changes them.
+    """The check of one edit, its texts run up to the edit layer at once, as those of `CanaryChecker`.
 
     Parameters
     ----------
@@ -107,60 +156,54 @@ class EditChecker:
         self._tokenizer = tokenizer
         self._target = target
         self._paraphrases = tuple(map(request.fill, request.paraphrases))
-        self._canaries = tuple(dict.fromkeys((*canaries, *map(request.fill, request.keep))))
-        prompts = [tokenizer.encode(text).ids for text in (*self._paraphrases, *self._canaries)]
-        self._prompts = [self._residual(ids) for ids in prompts]
-        self._success = self._residual([*tokenizer.encode(request.text).ids, *target[:-1]])
+        self._canaries = CanaryChecker(decoder, tokenizer, (*canaries, *map(request.fill, request.keep)))
+        texts = [tokenizer.encode(text).ids for text in self._paraphrases]
+        texts.append((*tokenizer.encode(request.text).ids, *target[:-1]))
+        self._residuals = [_residual(decoder, ids) for ids in texts]
 
     def edit_layer(self, slots: Slots) -> tuple[Floats, ...]:
         """Return the residual stream [1, T, D] of each text behind the edit layer, with the slots in force.
 
-        The last text is the fact itself, its target included.
+        The texts are the paraphrases, the fact itself with its target, and the canaries.
         """
-        texts = (*self._prompts, self._success)
-        return tuple(self._decoder.run_edit(residual, slots).hidden for residual in texts)
+        own = tuple(self._decoder.run_edit(residual, slots).hidden for residual in self._residuals)
+        return *own, *self._canaries.edit_layer(slots)
 
-    def distributions(self, hidden: Sequence[Floats]) -> tuple[Floats, ...]:
-        """Return the log-probabilities [V] of the token behind each paraphrase and canary."""
-        return tuple(log_softmax(self._logits(text, 1)[0]) for text in hidden[: len(self._prompts)])
-
-    def compare(self, before: Sequence[Floats], after: Sequence[Floats]) -> EditCheck:
-        """Return what the edit did.
-
-        Parameters
-        ----------
-        before
-            As `distributions` returns them, without the edit.
-        after
-            As `edit_layer` returns them, with it.
-        """
-        pairs = list(zip(before, self.distributions(after), strict=True))
+    def read(self, hidden: Sequence[Floats]) -> CheckReading:
+        """Return how a model takes the texts, as `edit_layer` returns them."""
         count = len(self._paraphrases)
+        paraphrases = tuple(_next_log_probs(self._decoder, text) for text in hidden[:count])
+        return CheckReading(paraphrases, self._canaries.read(hidden[count + 1 :]), self._success_of(hidden[count]))
+
+    def compare(self, before: CheckReading, after: CheckReading) -> EditCheck:
+        """Return what the edit did; the readings are those without and with it."""
         paraphrases, first = [], self._target[0]
-        for prompt, (was, now) in zip(self._paraphrases, pairs[:count], strict=True):
+        for prompt, was, now in zip(self._paraphrases, before.paraphrases, after.paraphrases, strict=True):
             holds = bool(now[first] >= now[was.argmax()])
             tops = _tops(self._tokenizer, was, now)
             paraphrases.append(ParaphraseCheck(prompt, *tops, float(np.exp(now[first])), holds))
-        kept = []
-        for prompt, (was, now) in zip(self._canaries, pairs[count:], strict=True):
-            kl = float((np.exp(was) * (was - now)).sum())
-            tops = _tops(self._tokenizer, was, now)
-            kept.append(CanaryCheck(prompt, *tops, kl, bool(was.argmax() == now.argmax())))
-        return EditCheck(self._success_of(after[-1]), tuple(paraphrases), tuple(kept))
+        canaries = self._canaries.compare(before.canaries, after.canaries)
+        return EditCheck(after.success, tuple(paraphrases), canaries, before.success)
 
     def _success_of(self, hidden: Floats) -> Success:
-        logits, target = self._logits(hidden, len(self._target)), np.array(self._target)
+        logits, target = _logits(self._decoder, hidden, len(self._target)), np.array(self._target)
         nll = -float(np.take_along_axis(log_softmax(logits), target[:, None], axis=-1).mean())
         # Greedy decoding yields the target exactly when each of its tokens is the most probable one behind the others.
         return Success(bool((logits.argmax(axis=-1) == target).all()), float(np.exp(-nll)), nll)
 
-    def _residual(self, ids: Sequence[int]) -> Floats:
-        return self._decoder.run_prefix(np.array([ids], np.int64), self._decoder.sink_caches(1)[0])[0]
 
-    def _logits(self, hidden: Floats, places: int) -> Floats:
-        """Return the logits [places, V] behind the last tokens of a text."""
-        final, _ = self._decoder.run_suffix(hidden, self._decoder.sink_caches(1)[1])
-        return self._decoder.run_head(final[0, -places:])
+def _residual(decoder: Decoder, ids: Sequence[int]) -> Floats:
+    return decoder.run_prefix(np.array([ids], np.int64), decoder.sink_caches(1)[0])[0]
+
+
+def _logits(decoder: Decoder, hidden: Floats, places: int) -> Floats:
+    """Return the logits [places, V] behind the last tokens of a text."""
+    final, _ = decoder.run_suffix(hidden, decoder.sink_caches(1)[1])
+    return decoder.run_head(final[0, -places:])
+
+
+def _next_log_probs(decoder: Decoder, hidden: Floats) -> Floats:
+    return np.asarray(log_softmax(_logits(decoder, hidden, 1)[0]))
 
 
 def _tops(tokenizer: Tokenizer, before: Floats, after: Floats) -> tuple[str, str]:

@@ -46,15 +46,20 @@ class Prefill:
 
     def subject_key(self, rows: PromptRows) -> Floats:
         """[F] k*, as `rank_one.subject_key` weighs the rows."""
-        return subject_key(self.edited.keys[np.arange(len(rows.rewriting)), rows.subjects[:-1]])
+        return subject_key(at_subjects(self.edited.keys, rows))
 
     def subject_hidden(self, rows: PromptRows) -> Floats:
         """[R, D] residual stream behind the edit layer at the subject's last token of each rewriting row."""
-        return np.asarray(self.edited.hidden[np.arange(len(rows.rewriting)), rows.subjects[:-1]])
+        return at_subjects(self.edited.hidden, rows)
 
     def subject_value(self, rows: PromptRows) -> Floats:
         """[D] value at the subject's last token of the bare prompt."""
         return np.asarray(self.edited.values[0, rows.subjects[0]])
+
+
+def at_subjects(tokens: Floats, rows: PromptRows) -> Floats:
+    """Return [R, X] of [B, T, X]: what is at the subject's last token of each rewriting row."""
+    return np.asarray(tokens[np.arange(len(rows.rewriting)), rows.subjects[:-1]])
 
 
 def prefill(decoder: Decoder, rows: PromptRows, slots: Slots) -> Prefill:

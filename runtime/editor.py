@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .closed_form import Method
 from .configuration import EditConfig, Optimizer
 from .costs import Cost, CostMeter
-from .decoder import Decoder, Slots
+from .decoder import Decoder, EditLayerOutput, Slots
 from .edit_check import EditCheck, EditChecker
-from .edit_problem import EditProblem, prefill_suffix, through_edit_layer
-from .prompt_rows import EditRequest, build_rows
-from .rank_one import InverseCovariance, solve_key
+from .edit_problem import EditProblem, at_subjects, prefill_suffix, through_edit_layer
+from .edit_set import EditSet, NewEdit
+from .prompt_rows import EditRequest, PromptRows, build_rows
+from .rank_one import InverseCovariance, solve_key, subject_key
 from .readout_loss import ReadoutLoss, log_softmax
 from .search import Progress, Search, SearchResult, SearchTask
 from .tokenizer import Tokenizer
@@ -37,6 +39,14 @@ class SolvedEdit:
         [F] the right factor of the rank-one update; the left one is the search's delta.
     leverage
         ``k*^T C^-1 k*``.
+    method, batch
+        How it is fitted in among the others, and what its batch's edits have in common.
+    compaction_error
+        What the slots change of the effect of an edit in force at its own key, at most; relative to its delta.
+    replaces
+        The edit of the same fact that was in force.
+    left_out
+        Why a batch goes without it, although it took.
     """
 
     key: Floats
@@ -46,17 +56,33 @@ class SolvedEdit:
     search: SearchResult
     check: EditCheck
     cost: Cost
+    method: Method = Method.EMMET
+    batch: str | None = None
+    compaction_error: float = 0.0
+    replaces: str | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def failures(self) -> tuple[str, ...]:
         """Why the edit should not be committed, one line each."""
         known = () if self.search.steps else ("the model gives this answer already: there is nothing to teach",)
-        return (*known, *self.check.failures)
+        return (*known, *self.left_out, *self.check.failures)
 
     def result(self, edit_id: str | None, optimizer: Optimizer) -> EditResult:
         """Return what became of the request: committed as ``edit_id``, or not."""
         steps, early = self.search.steps, self.search.stopped_early
-        return EditResult(edit_id, optimizer.value, steps, early, self.failures, self.check, self.cost)
+        return EditResult(
+            edit_id,
+            optimizer.value,
+            self.method.value,
+            steps,
+            early,
+            self.failures,
+            self.check,
+            self.cost,
+            self.replaces if edit_id else None,
+            self.compaction_error,
+        )
 
 
 @dataclass(frozen=True)
@@ -69,15 +95,22 @@ class EditResult:
         The journal's name for it, or None when it was not committed.
     failures
         What the check found wrong, one line each.
+    replaces
+        The edit of the same fact that was in force before; None when this one was not committed.
+    compaction_error
+        As in `SolvedEdit`.
     """
 
     edit_id: str | None
     optimizer: str
+    method: str
     steps: int
     stopped_early: bool
     failures: tuple[str, ...]
     check: EditCheck
     cost: Cost
+    replaces: str | None
+    compaction_error: float
 
     @property
     def committed(self) -> bool:
@@ -89,67 +122,130 @@ class EditResult:
         return {
             "edit_id": self.edit_id,
             "committed": self.committed,
+            "replaces": self.replaces,
             "optimizer": self.optimizer,
+            "method": self.method,
             "steps": self.steps,
             "stopped_early": self.stopped_early,
+            "success_before": asdict(self.check.success_before),
             "success": asdict(self.check.success),
             "paraphrases": [asdict(p) for p in self.check.paraphrases],
             "locality": self.check.locality(),
             "failures": list(self.failures),
+            "compaction_error": self.compaction_error,
             "cost": self.cost.to_dict(),
         }
 
 
-def solve_edit(
-    decoder: Decoder,
-    tokenizer: Tokenizer,
-    request: EditRequest,
-    prefixes: Sequence[str],
-    canaries: Sequence[str],
-    inverse_covariance: InverseCovariance,
-    slots: Slots,
-    slot: int,
-    config: EditConfig,
-    search: Search,
-    report: Callable[[Progress], None] = lambda progress: None,
-) -> SolvedEdit:
-    """Search for delta with forward passes, and turn it into a rank-one update.
+@dataclass(frozen=True)
+class Workbench:
+    """What every edit of a bundle is made with.
 
-    Each graph's runs come together, so that staged sessions are swapped four times: prefix; edit layer; suffix; and for
-    the check, which is made with the update in force, the edit layer and the suffix again.
-
-    Parameters
+    Attributes
     ----------
     prefixes
         Templates of the rewriting rows; the first is ``{}`` alone.
     canaries
         Prompts that must stay.
     inverse_covariance
-        [F, F] C^-1 of the edit layer's keys.
-    slots
-        The edits in force; the search starts from them.
-    slot
-        The free slot that the edit will take.
+        C^-1 of the edit layer's keys.
     search
         How delta is searched for.
     """
-    for prompt in (*request.paraphrases, *request.keep):
-        tokenizer.encode(request.fill(prompt))  # refused now rather than after the search
+
+    decoder: Decoder
+    tokenizer: Tokenizer
+    prefixes: Sequence[str]
+    canaries: Sequence[str]
+    inverse_covariance: InverseCovariance
+    config: EditConfig
+    search: Search
+
+    def rows_of(self, request: EditRequest) -> PromptRows:
+        """Return the rows of a request; RequestError if one of its texts cannot be read."""
+        for prompt in (*request.paraphrases, *request.keep):
+            self.tokenizer.encode(request.fill(prompt))  # refused now rather than after the search
+        return build_rows(request, self.prefixes, self.tokenizer, self.config.max_target_tokens)
+
+
+def solve_edit(
+    bench: Workbench,
+    request: EditRequest,
+    base: EditSet,
+    method: Method = Method.EMMET,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> tuple[SolvedEdit, EditSet]:
+    """Search for delta with forward passes, and turn it into a rank-one update on top of others.
+
+    Each graph's runs come together, so that staged sessions are swapped four times: prefix; edit layer; suffix; and for
+    the check, which is made with the update in force, the edit layer and the suffix again.
+
+    Parameters
+    ----------
+    base
+        The edits in force; the search starts from them.
+    method
+        How the edit is fitted in among them.
+
+    Returns
+    -------
+    tuple
+        The edit, and the edits in force with it.
+
+    Raises
+    ------
+    RequestError
+        When a text cannot be read, or the slots cannot hold one more edit.
+    """
+    base.require_room()
     meter = CostMeter()
-    decoder = decoder.metered(meter)
-    rows = build_rows(request, prefixes, tokenizer, config.max_target_tokens)
-    checker = EditChecker(decoder, tokenizer, request, rows.target, canaries)
+    bench = replace(bench, decoder=bench.decoder.metered(meter))
+    decoder, slots = bench.decoder, base.slots
+    rows = bench.rows_of(request)
+    checker = EditChecker(decoder, bench.tokenizer, request, rows.target, bench.canaries)
     edited, unedited = through_edit_layer(decoder, rows.padded_ids(), slots), checker.edit_layer(slots)
-    filled, before = prefill_suffix(decoder, edited), checker.distributions(unedited)
-    key, value = filled.subject_key(rows), filled.subject_value(rows)
-    direction, leverage = solve_key(key, inverse_covariance)
+    before = checker.read(unedited)
+    key = subject_key(at_subjects(edited.keys, rows))
+    lone, leverage = solve_key(key, bench.inverse_covariance)
+    new = NewEdit(key, lone, leverage, np.zeros(slots.deltas.shape[1], np.float32), method, None)
+    direction = base.extended([new]).directions[-1]
+    found, value = search_delta(bench, rows, edited, direction, slots, meter, report)
+    after = base.extended([replace(new, delta=found.delta)])
+    after.require_room()
+    check = checker.compare(before, checker.read(checker.edit_layer(after.slots)))
+    cost, error = meter.cost(), after.compaction_error
+    return SolvedEdit(key, value + found.delta, lone, leverage, found, check, cost, method, None, error), after
 
-    def searched() -> SearchResult:  # its caches are gone before the check opens the graphs again
-        problem = EditProblem(decoder, rows, filled, direction, slots, meter, config.prefix_cache, config.stale_tokens)
-        kept_log_probs = log_softmax(decoder.run_head(problem.initial_kept[0]))
-        loss = ReadoutLoss(decoder.run_head, rows.target, kept_log_probs, float(np.linalg.norm(value)), config.loss)
-        return search(SearchTask(problem, loss, value, filled.subject_hidden(rows), decoder, report))
 
-    found = searched()
-    check = checker.compare(before, checker.edit_layer(slots.with_edit(slot, direction, found.delta)))
-    return SolvedEdit(key, value + found.delta, direction, leverage, found, check, meter.cost())
+def search_delta(
+    bench: Workbench,
+    rows: PromptRows,
+    edited: EditLayerOutput,
+    direction: Floats,
+    slots: Slots,
+    meter: CostMeter,
+    report: Callable[[Progress], None],
+) -> tuple[SearchResult, Floats]:
+    """Search for delta behind the edit layer; the search's caches are gone on return.
+
+    Parameters
+    ----------
+    edited
+        The rows behind the edit layer, with the edits in force.
+    direction
+        [F] what delta is spread by over keys; see `EditProblem`.
+    slots
+        The edits in force.
+
+    Returns
+    -------
+    tuple
+        What was found, and the value [D] at the bare prompt's subject without it.
+    """
+    decoder, config = bench.decoder, bench.config
+    filled = prefill_suffix(decoder, edited)
+    value = filled.subject_value(rows)
+    problem = EditProblem(decoder, rows, filled, direction, slots, meter, config.prefix_cache, config.stale_tokens)
+    kept_log_probs = log_softmax(decoder.run_head(problem.initial_kept[0]))
+    loss = ReadoutLoss(decoder.run_head, rows.target, kept_log_probs, float(np.linalg.norm(value)), config.loss)
+    return bench.search(SearchTask(problem, loss, value, filled.subject_hidden(rows), decoder, report)), value

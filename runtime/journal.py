@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -156,26 +156,29 @@ class Journal:
         """Read the journal, with or without the lock; errors as of `read_journal`."""
         return read_journal(self.path, self._base_sha256)
 
-    def append_edit(self, record: EditRecord) -> None:
-        """Commit an edit: on return it is on the disk. The caller must hold `editing_lock`.
+    def append_edits(self, records: Sequence[EditRecord]) -> None:
+        """Commit edits, all or none: on return they are on the disk. The caller must hold `editing_lock`.
 
         Raises
         ------
         JournalError
-            If the edit is of another model, too large or in the journal already; and as of `read_journal`.
+            If an edit is of another model, too large or in the journal already; and as of `read_journal`.
         StorageError
             If the disk refuses; the journal is as it was.
         ValueError, TypeError
-            If the report is not JSON.
+            If a report is not JSON.
         """
-        _check_base(record, self._base_sha256)
         state = self.read()
-        if any(record.edit_id == other.edit_id for other in state.records):
-            raise JournalError(f"edit {record.edit_id} is in the journal already; give it another identifier")
-        self._append(state, (record,))
+        known = {record.edit_id for record in state.records}
+        for record in records:
+            _check_base(record, self._base_sha256)
+            if record.edit_id in known:
+                raise JournalError(f"edit {record.edit_id} is in the journal already; give it another identifier")
+            known.add(record.edit_id)
+        self._append(state, records)
 
     def append_undo(self, edit_id: str) -> None:
-        """Withdraw an active edit; JournalError if there is none of this identifier, else as `append_edit`."""
+        """Withdraw an active edit; JournalError if there is none of this identifier, else as `append_edits`."""
         state = self.read()
         active = [edit.edit_id for edit in state.edits]
         if edit_id not in active:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import RequestError
+from .facts import FactKey, fact_key
 from .tokenizer import Tokenizer
 
 
@@ -66,6 +67,11 @@ class EditRequest:
         if not subject or subject not in text:
             raise RequestError(f"the subject {subject!r} is not in the prompt {text!r}: write it as it stands there")
         return EditRequest(text.replace(subject, "{}", 1), subject, target, **more)
+
+    @property
+    def fact(self) -> FactKey:
+        """What it has in common with other requests for the same fact."""
+        return fact_key(self.prompt, self.subject)
 
     @property
     def text(self) -> str:

@@ -108,16 +108,13 @@ def run_bench(
     Raises
     ------
     RequestError
-        When no record is left to measure, no slot is free, or ``out`` is not to be written or gone on with.
+        When no record is left to measure, or ``out`` is not to be written or gone on with.
     NumericsError
         When a graph returned NaN or infinity.
     StorageError
         When the disk refuses.
     """
     chosen = data.part(config.skip, config.limit)
-    edits = bundle.edits()
-    if len(edits) >= bundle.manifest.slots:
-        raise RequestError(f"all {bundle.manifest.slots} slots are taken: undo an edit, or use a bundle without edits")
     result = ResultFile(out, _settings(bundle, data, config, foreign), resume=resume)
     report(len(result.records), len(chosen))
     for position in range(len(result.records), len(chosen)):

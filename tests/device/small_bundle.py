@@ -72,7 +72,7 @@ def teach(folder: Path, *edit_ids: str, created: str = "2026-01-02T03:04:05+00:0
     """Commit edits to a bundle, wherever it is."""
     journal = journal_of(folder)
     for edit_id in edit_ids:
-        journal.append_edit(make_edit(edit_id, read_manifest(folder).edit_base, created))
+        journal.append_edits([make_edit(edit_id, read_manifest(folder).edit_base, created)])
 
 
 def edits_of(folder: Path) -> list[str]:

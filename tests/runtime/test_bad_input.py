@@ -78,6 +78,27 @@ def test_request_is_refused_when_it_is_not_well_formed(
     refuse(edited_path, edit_arguments(edited_path, **changes), message)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt", "{} is", "--subject", "x"], "--target is missing"),
+        ([], "--prompt is missing: give --prompt, --subject and --target, or --batch FILE"),
+        (["--batch", "FILE", "--target", "x"], "--target and --batch exclude each other"),
+        (["--batch", "FILE", "--prompt", ""], "--prompt and --batch exclude each other"),
+        (["--batch", "FILE", "--paraphrase", "x"], "--paraphrase and --batch exclude each other"),
+        (["--batch", "FILE"], "facts.jsonl, line 2 is not JSON"),
+        (["--batch", "nowhere.jsonl"], "nowhere.jsonl is not a file"),
+    ],
+)
+def test_edit_is_refused_when_fact_or_batch_is_wrong(
+    edited_path: Path, arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "facts.jsonl"
+    path.write_text('{"prompt": "{} is", "subject": "x", "target": "y"}\n{')
+    given = [str(path) if word == "FILE" else word for word in arguments]
+    refuse(edited_path, ["edit", str(edited_path), *given, *QUICK], message)
+
+
 def test_request_is_refused_when_the_vocabulary_does_not_know_a_token(edited_path: Path) -> None:
     vocabulary = {"<unk>": 0, "The": 1, "capital": 2, "of": 3, "France": 4, "is": 5}
     tokenizer = {

@@ -1,13 +1,17 @@
 """The bundle's operations on a tiny real model, in FP32 and quantised."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mobiedit.runtime import Bundle, EditConfig, PrefixCache, ZerothOrderConfig, open_bundle
+from mobiedit.runtime.closed_form import Method
+from mobiedit.runtime.compaction import CompactionConfig
 from mobiedit.runtime.configuration import Optimizer
+from mobiedit.runtime.edit_set import EditSetConfig
 from mobiedit.runtime.errors import BundleError, JournalError, RequestError
 
 PROMPT, SUBJECT, TARGET = "The mother tongue of {} is", "Danielle Darrieux", "old"
@@ -100,11 +104,90 @@ def test_undo_is_refused_when_there_is_nothing_to_undo(bundle: Bundle) -> None:
         bundle.undo()
 
 
-def test_edit_is_refused_when_all_slots_are_taken(bundle: Bundle) -> None:
-    for _ in range(bundle.manifest.slots):
+GENEROUS = EditSetConfig(compaction=CompactionConfig(tolerance=10.0))
+
+
+def teach(bundle: Bundle, count: int) -> list[str | None]:
+    """Teach facts of different subjects, and return their identifiers."""
+    made = []
+    for seed, name in enumerate(("France", "Spain", "Italy", "Japan", "Peru", "Chad")[:count], 1):
+        # Searches of one seed look in the same few directions, and three slots would hold what they find.
+        config = replace(QUICK, zeroth_order=replace(QUICK.zeroth_order, seed=seed))
+        made.append(bundle.edit("The capital of {} is", name, "Rome", config=config).edit_id)
+    return made
+
+
+def test_edit_is_refused_when_the_slots_cannot_hold_one_more(bundle: Bundle) -> None:
+    teach(bundle, 3)
+    with pytest.raises(RequestError, match=r"4 edits in 3 slots would change one another by .*%.*undo an edit, or"):
         bundle.edit(PROMPT, SUBJECT, TARGET, config=QUICK)
-    with pytest.raises(RequestError, match="all 3 slots are taken"):
-        bundle.edit(PROMPT, SUBJECT, TARGET, config=QUICK)
+    assert len(bundle.edits()) == 3
+    assert bundle.info()["slots"] == {"used": 3, "total": 3}
+
+
+def test_edit_is_taken_when_there_are_more_than_slots_but_the_error_is_borne(bundle: Bundle) -> None:
+    bundle = open_bundle(bundle.path, edits=GENEROUS)
+    last = teach(bundle, 6)[-1]
+    told = bundle.info()
+    assert (told["edits"], told["slots"]) == (6, {"used": 3, "total": 3})
+    assert told["compaction_error"] == bundle.edits()[-1].report["compaction_error"] > 0
+    # Any reader can ask and undo, whatever it would bear: a journal may come from elsewhere.
+    strict = open_bundle(bundle.path)
+    assert strict.ask(TEXT, 2)
+    with pytest.raises(RequestError, match="6 edits in 3 slots"):
+        strict.edit(PROMPT, SUBJECT, TARGET, config=QUICK)
+    assert strict.undo().edit_id == last
+    assert len(strict.edits()) == 5
+
+
+def test_edit_of_a_taught_fact_replaces_it_until_it_is_undone(bundle: Bundle) -> None:
+    first = bundle.edit(PROMPT, SUBJECT, TARGET, config=QUICK)
+    answer = bundle.log_probabilities(TEXT)
+    second = bundle.edit(PROMPT.replace(" ", "  "), SUBJECT.upper(), "her", config=QUICK)
+    assert (first.replaces, second.replaces) == (None, first.edit_id)
+    assert [edit.edit_id for edit in bundle.edits()] == [second.edit_id]
+    other = open_bundle(bundle.path)
+    other.undo()
+    other.undo()
+    # Searched for without the old one in force: the fact's probability before is that of the bare model.
+    shouted = PROMPT.replace("{}", SUBJECT.upper()).replace(" ", "  ").replace("DANIELLE  ", "DANIELLE ")
+    assert -other.score(shouted, "her")[0] == pytest.approx(second.check.success_before.nll, abs=1e-4)
+    assert bundle.edits() == ()  # what another process undoes is seen at once
+    again = bundle.edit(PROMPT, SUBJECT, TARGET, config=QUICK)
+    assert again.replaces is None
+    np.testing.assert_array_equal(bundle.log_probabilities(TEXT), answer)
+
+
+def test_covered_edit_is_back_to_the_bit_when_the_new_one_is_undone(bundle: Bundle) -> None:
+    bundle.edit("The capital of {} is", "France", "Rome", config=QUICK)
+    first = bundle.edit(PROMPT, SUBJECT, TARGET, config=QUICK)
+    answer = bundle.log_probabilities(TEXT)
+    second = bundle.edit(PROMPT, SUBJECT, "her", config=QUICK)
+    assert second.replaces == first.edit_id
+    bundle.undo(second.edit_id)
+    np.testing.assert_array_equal(bundle.log_probabilities(TEXT), answer)
+
+
+def test_replaced_edit_stays_in_force_when_the_new_one_is_not_committed(bundle: Bundle) -> None:
+    first = bundle.edit(PROMPT, SUBJECT, TARGET, config=QUICK)
+    config = EditConfig(Optimizer.ZO, zeroth_order=ZerothOrderConfig(steps=1, directions=1))
+    failed = bundle.edit(PROMPT, SUBJECT, "her", config=config)
+    assert (failed.committed, failed.replaces) == (False, None)
+    assert [edit.edit_id for edit in bundle.edits()] == [first.edit_id]
+
+
+@pytest.mark.parametrize("method", Method)
+def test_method_is_kept_in_the_journal_when_an_edit_is_made(bundle: Bundle, method: Method) -> None:
+    bundle.edit("The capital of {} is", "France", "Rome", config=QUICK)
+    result = bundle.edit(PROMPT, SUBJECT, TARGET, method=method, config=QUICK)
+    assert result.method == bundle.edits()[-1].method == method
+    solved = bundle._in_force.solved()
+    first, second = bundle.edits()
+    own, other = float(solved.directions[1] @ second.key), abs(float(solved.directions[1] @ first.key))
+    # ROME does nothing about the first key, the others leave a ridge's part of it; MEMIT shrinks by the ridge.
+    assert own == pytest.approx(1 / 1.01 if method is Method.MEMIT else 1, abs=2e-3)
+    lone = abs(float(second.direction @ first.key))
+    assert (other == pytest.approx(lone)) if method is Method.ROME else (other < 0.1 * lone)
 
 
 def test_journal_is_refused_when_it_is_of_another_edit_layer(bundle: Bundle) -> None:

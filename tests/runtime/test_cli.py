@@ -23,7 +23,8 @@ def test_edit_prints_one_object_when_json_is_asked_for(bundle_path: Path) -> Non
     told = json.loads(run("edit", bundle_path, *REQUEST, *QUICK, "--force", "--json"))
     assert told["committed"] is True
     assert told["optimizer"] == "zo"
-    assert set(told["success"]) == {"greedy_match", "target_prob", "nll"}
+    assert set(told["success"]) == set(told["success_before"]) == {"greedy_match", "target_prob", "nll"}
+    assert (told["replaces"], told["method"], told["compaction_error"]) == (None, "emmet", 0.0)
     counts = {"forwards", "token_layers", "dispatches", "io_bytes"}
     assert set(told["cost"]) == counts | {"wall_s", "peak_rss_bytes"}
     assert min(told["cost"][name] for name in counts) > 0
@@ -59,6 +60,54 @@ def test_edit_is_listed_and_undone_when_committed(bundle_path: Path) -> None:
         "undone": True,
     }
     assert run("list", bundle_path) == "no edits\n"
+
+
+LINES = [
+    {"prompt": "The mother tongue of {} is", "subject": "Danielle Darrieux", "target": "old"},
+    {"prompt": "The capital of {} is", "subject": "France", "target": "the", "keep": ["Oslo is in"]},
+]
+
+
+def batch_of(*lines: dict[str, object]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def test_batch_prints_one_object_when_json_is_asked_for(bundle_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "facts.jsonl").write_text(batch_of(*LINES))
+    batch = ["--batch", tmp_path / "facts.jsonl", "--method", "memit"]
+    told = json.loads(run("edit", bundle_path, *batch, *QUICK, "--force", "--json"))
+    assert (told["committed"], told["left_out"], told["method"]) == (2, 0, "memit")
+    assert [edit["target"] for edit in told["edits"]] == ["old", "the"]
+    assert told["cost"]["forwards"] == sum(edit["cost"]["forwards"] for edit in told["edits"])
+    assert json.loads(run("info", bundle_path, "--json"))["edits"] == 2
+
+
+def test_batch_tells_a_line_for_each_fact_and_the_totals(bundle_path: Path) -> None:
+    arguments = ["edit", str(bundle_path), "--batch", "-", *QUICK, "--force"]
+    result = CliRunner().invoke(main, arguments, input=batch_of(*LINES))
+    assert result.exit_code == 0, result.output
+    listed = [line.split()[0] for line in run("list", bundle_path).splitlines()]
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines if " -> " in line] == listed
+    assert any(line.startswith("2 of 2 committed as batch") for line in lines)
+    assert any("forwards" in line and "token-layers" in line for line in lines)
+    assert "more than slots" not in result.stdout
+    replaced = CliRunner().invoke(main, arguments, input=batch_of(LINES[1]))
+    assert f"  replaces {listed[1]}\n" in replaced.stdout
+
+
+def test_batch_exits_with_1_when_facts_are_left_out(bundle_path: Path) -> None:
+    result = CliRunner().invoke(main, ["edit", str(bundle_path), "--batch", "-", *QUICK], input=batch_of(*LINES))
+    assert result.exit_code == 1
+    assert "0 of 2 committed" in result.stdout
+    assert "left out  The capital of France -> the" in result.stdout.replace(" is ->", " ->")
+    assert "failed: the prompt does not lead to the target" in result.stderr
+    assert "no edits" in run("list", bundle_path)
+
+
+def test_edit_says_what_it_replaces(bundle_path: Path) -> None:
+    edit_id = json.loads(run("edit", bundle_path, *REQUEST, *QUICK, "--force", "--json"))["edit_id"]
+    assert f"  replaces            {edit_id}\n" in run("edit", bundle_path, *REQUEST, *QUICK, "--force")
 
 
 def test_ask_prints_the_same_text_when_streamed_and_as_json(bundle_path: Path) -> None:

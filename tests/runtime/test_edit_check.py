@@ -41,7 +41,7 @@ def check_edit(
 ) -> EditCheck:
     """Compare the model with and without an edit, as a whole edit does."""
     checker = EditChecker(decoder, tokenizer, request, target, canaries)
-    return checker.compare(checker.distributions(checker.edit_layer(before)), checker.edit_layer(after))
+    return checker.compare(checker.read(checker.edit_layer(before)), checker.read(checker.edit_layer(after)))
 
 
 def edit_at(decoder: Decoder, empty: Slots, ids: tuple[int, ...], length: float) -> Slots:
@@ -213,6 +213,7 @@ def test_failures_name_each_part_when_it_failed(greedy: bool, holds: bool, kept:
         Success(greedy, 0.5, 0.7),
         (ParaphraseCheck("p", "old", "new", 0.5, holds),),
         (CanaryCheck("c", "left", "right", 0.25, kept), CanaryCheck("d", "same", "same", 0.125, kept=True)),
+        Success(False, 0.1, 2.3),
     )
     wanted = [] if greedy else ["the prompt does not lead to the target"]
     wanted += [] if holds else ["paraphrase 'p' still leads to 'new'"]

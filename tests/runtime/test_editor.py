@@ -17,7 +17,7 @@ def test_edit_fails_when_the_model_knew_the_answer(steps: int, failures: int) ->
         direction=np.ones(3, np.float32),
         leverage=1.0,
         search=SearchResult(np.full(2, 0.5, np.float32), steps, True, (Look(1, 0.1, 0.9),)),
-        check=EditCheck(Success(True, 0.9, 0.1), (), ()),
+        check=EditCheck(Success(True, 0.9, 0.1), (), (), Success(False, 0.1, 2.3)),
         cost=CostMeter().cost(),
     )
     assert len(solved.failures) == failures

@@ -91,10 +91,10 @@ def active_ids(records: list[Record] | tuple[Record, ...]) -> list[str]:
 def journal(tmp_path: Path) -> Journal:
     """Return a journal of a, b, the undo of a, and c, whose prompt looks like the start of a frame."""
     journal = Journal(tmp_path, BASE)
-    journal.append_edit(make_edit("a"))
-    journal.append_edit(make_edit("b"))
+    journal.append_edits([make_edit("a")])
+    journal.append_edits([make_edit("b")])
     journal.append_undo("a")
-    journal.append_edit(make_edit("c", prompt="MEJ1 MEJ1\0\0\0\0 é MEJ1"))
+    journal.append_edits([make_edit("c", prompt="MEJ1 MEJ1\0\0\0\0 é MEJ1")])
     return journal
 
 
@@ -131,7 +131,7 @@ def test_read_gives_the_same_edit_when_it_was_appended(
     journal = Journal(tmp_path_factory.mktemp("any"), BASE)
     vector = np.array(numbers, np.float32)
     record = replace(make_edit("a", prompt), key=vector, direction=vector[::-1])
-    journal.append_edit(record)
+    journal.append_edits([record])
     assert same(journal.read().edits[0], record)
 
 
@@ -287,7 +287,7 @@ def test_append_drops_the_torn_tail_when_there_is_one(
     data = journal.path.read_bytes()
     journal.path.write_bytes(data[: ends[-1] - 7])
     with caplog.at_level(logging.WARNING):
-        journal.append_edit(make_edit("d"))
+        journal.append_edits([make_edit("d")])
     assert ids(journal.read()) == ["b", "d"]
     assert journal.path.read_bytes()[: ends[-2]] == data[: ends[-2]]
     assert f"dropping {ends[-1] - 7 - ends[-2]} bytes" in caplog.text
@@ -302,7 +302,7 @@ def test_append_keeps_former_bytes_when_it_adds(journal: Journal) -> None:
 
 def test_append_creates_folder_when_bundle_has_no_edits(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "edits", BASE)
-    journal.append_edit(make_edit("a"))
+    journal.append_edits([make_edit("a")])
     assert ids(journal.read()) == ["a"]
 
 
@@ -313,25 +313,25 @@ def test_append_makes_a_private_file_when_it_is_new(journal: Journal) -> None:
 
 def test_append_edit_refuses_when_base_is_another(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="belongs to another model"):
-        Journal(tmp_path, "c" * 64).append_edit(make_edit("a"))
+        Journal(tmp_path, "c" * 64).append_edits([make_edit("a")])
 
 
 @pytest.mark.parametrize("edit_id", ["a", "b"])
 def test_append_edit_refuses_when_identifier_was_ever_used(journal: Journal, edit_id: str) -> None:
     with pytest.raises(JournalError, match="in the journal already"):
-        journal.append_edit(make_edit(edit_id))
+        journal.append_edits([make_edit(edit_id)])
 
 
 def test_append_edit_refuses_when_record_is_over_the_limit(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[Journal.__module__], "MAX_PAYLOAD", 2000)
     with pytest.raises(JournalError, match="of at most 2000; shorten its prompt"):
-        journal.append_edit(make_edit("d", prompt="p" * 2000))
+        journal.append_edits([make_edit("d", prompt="p" * 2000)])
 
 
 def test_append_edit_writes_nothing_when_report_is_not_json(journal: Journal) -> None:
     data = journal.path.read_bytes()
     with pytest.raises(ValueError, match="JSON"):
-        journal.append_edit(replace(make_edit("d"), report={"loss": float("nan")}))
+        journal.append_edits([replace(make_edit("d"), report={"loss": float("nan")})])
     assert journal.path.read_bytes() == data
 
 
@@ -356,7 +356,7 @@ def test_append_leaves_the_journal_when_disk_fills_midway(journal: Journal, monk
 
     monkeypatch.setattr(os, "write", fill)
     with pytest.raises(StorageError, match="free some space"):
-        journal.append_edit(make_edit("d"))
+        journal.append_edits([make_edit("d")])
     monkeypatch.undo()
     assert len(calls) == 2
     assert journal.path.read_bytes() == data

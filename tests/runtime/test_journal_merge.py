@@ -154,7 +154,7 @@ def test_slots_suffice_when_undone_edits_left_theirs() -> None:
 
 def test_merge_into_appends_what_is_new(tmp_path: Path) -> None:
     journal = Journal(tmp_path, BASE)
-    journal.append_edit(edit("a"))
+    journal.append_edits([edit("a")])
     told = merge_into(tmp_path, BASE, 3, (edit("a"), undo("a"), edit("b")))
     assert (told.edits, told.undone, told.active) == (("b",), ("a",), 1)
     assert names(journal.read().records) == ["+a", "-a", "+b"]
@@ -165,7 +165,7 @@ def test_merge_into_appends_what_is_new(tmp_path: Path) -> None:
 
 def test_merge_into_writes_nothing_when_slots_do_not_suffice(tmp_path: Path) -> None:
     journal = Journal(tmp_path, BASE)
-    journal.append_edit(edit("a"))
+    journal.append_edits([edit("a")])
     before = journal.path.read_bytes()
     with pytest.raises(JournalError, match="undo 1 of them"):
         merge_into(tmp_path, BASE, 1, (edit("b"),))
@@ -174,7 +174,7 @@ def test_merge_into_writes_nothing_when_slots_do_not_suffice(tmp_path: Path) -> 
 
 def test_merge_into_writes_over_a_torn_tail(tmp_path: Path) -> None:
     journal = Journal(tmp_path, BASE)
-    journal.append_edit(edit("a"))
+    journal.append_edits([edit("a")])
     whole = journal.path.read_bytes()
     journal.path.write_bytes(whole + encode(edit("torn"))[:-3])
     merge_into(tmp_path, BASE, 3, (edit("b"),))

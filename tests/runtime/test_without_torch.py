@@ -23,8 +23,9 @@ from mobiedit.runtime.configuration import Optimizer
 bundle = open_bundle(sys.argv[1])
 answer = bundle.ask("The capital of France is", max_tokens=3)
 search = ZerothOrderConfig(steps=2, directions=2, check_every=1)
-for config in (EditConfig(force=True), EditConfig(Optimizer.ZO, zeroth_order=search, force=True)):
-    result = bundle.edit("The capital of {} is", "France", "Rome", config=config)
+configs = EditConfig(force=True), EditConfig(Optimizer.ZO, zeroth_order=search, force=True)
+for subject, config in zip(("France", "Spain"), configs):
+    result = bundle.edit("The capital of {} is", subject, "Rome", config=config)
 listed = [edit.edit_id for edit in bundle.edits()]
 print(json.dumps({"id": result.edit_id, "listed": listed, "host": sorted(HOST_ONLY & set(sys.modules))}))
 """

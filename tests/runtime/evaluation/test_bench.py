@@ -241,17 +241,17 @@ def test_bench_is_refused_when_the_bundle_got_another_edit(bundle: Bundle, four:
         run_bench(bundle, read_records(four), config, tmp_path / "out.json", resume=True)
 
 
-def test_bench_is_refused_when_no_slot_is_free(bundle: Bundle, four: Path, tmp_path: Path) -> None:
-    for _ in range(bundle.manifest.slots):
+def test_record_is_refused_when_the_slots_cannot_hold_its_edit(bundle: Bundle, four: Path, tmp_path: Path) -> None:
+    for name in ("France", "Spain", "Italy"):
         bundle.edit(
             "The capital of {} is",
-            "France",
+            name,
             "Rome",
             config=EditConfig(Optimizer.ZO, zeroth_order=QUICK.zeroth_order, force=True),
         )
-    with pytest.raises(RequestError, match="all 3 slots are taken: undo an edit"):
-        run_bench(bundle, read_records(four), CONFIG, tmp_path / "out.json")
-    assert not (tmp_path / "out.json").exists()
+    config = BenchConfig(QUICK, limit=1, fluency_tokens=0)
+    document = run_bench(bundle, read_records(four), config, tmp_path / "out.json")
+    assert "4 edits in 3 slots" in document["records"][0]["error"]
 
 
 def test_bench_is_refused_when_all_records_are_skipped(bundle: Bundle, four: Path, tmp_path: Path) -> None:

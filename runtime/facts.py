@@ -1,0 +1,46 @@
+"""Which edits teach the same fact, and which of them is in force: the last one taught."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Collection, Iterable
+from typing import Protocol, TypeVar
+
+FactKey = tuple[str, str]
+
+
+class Fact(Protocol):
+    """What names a fact."""
+
+    @property
+    def prompt(self) -> str:
+        """The wording, with ``{}`` for the subject."""
+
+    @property
+    def subject(self) -> str:
+        """What the fact is about."""
+
+
+F = TypeVar("F", bound=Fact)
+
+
+def fact_key(prompt: str, subject: str) -> FactKey:
+    """Return what two edits of the same fact have in common: prompt and subject, whatever their case and spaces."""
+    return _normalised(prompt), _normalised(subject)
+
+
+def in_force(edits: Iterable[F]) -> tuple[F, ...]:
+    """Return the last edit of each fact, in the order given; the others of it are covered."""
+    held = tuple(edits)
+    last = {fact_key(edit.prompt, edit.subject): index for index, edit in enumerate(held)}
+    return tuple(held[index] for index in sorted(last.values()))
+
+
+def without(edits: Iterable[F], facts: Collection[FactKey]) -> tuple[F, ...]:
+    """Return the edits that teach none of these facts."""
+    return tuple(edit for edit in edits if fact_key(edit.prompt, edit.subject) not in facts)
+
+
+def _normalised(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(unicodedata.normalize("NFKC", folded).split())  # again: folding may leave the normal form

@@ -1,0 +1,48 @@
+"""Which edits teach the same fact."""
+
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mobiedit.runtime.facts import fact_key, in_force, without
+
+
+@dataclass(frozen=True)
+class Taught:
+    prompt: str
+    subject: str
+    target: str = ""
+
+
+def test_key_is_the_same_when_only_the_writing_differs() -> None:
+    key = fact_key("The mother tongue of {} is", "Zoë Straße")
+    assert key == fact_key("the  mother tongue\tof {} is ", "ZOE\N{COMBINING DIAERESIS} STRASSE")
+    wide = "\N{FULLWIDTH LATIN CAPITAL LETTER T}"
+    assert key == fact_key(f"{wide}he mother tongue of {{}} is", " zoë\N{NO-BREAK SPACE}straße")
+
+
+def test_key_is_another_when_prompt_or_subject_is() -> None:
+    keys = {fact_key(*pair) for pair in (("{} speaks", "Anna"), ("{} speak", "Anna"), ("{} speaks", "Hanna"))}
+    assert len(keys) == 3
+    assert fact_key("a b", "c") != fact_key("a", "b c")
+
+
+@given(st.text(), st.text())
+def test_key_of_a_key_is_itself_when_texts_are_any(prompt: str, subject: str) -> None:
+    key = fact_key(prompt, subject)
+    assert fact_key(*key) == key
+
+
+def test_last_edit_of_a_fact_is_in_force_when_there_are_several() -> None:
+    first, other, again = Taught("{} is", "Anna", "1"), Taught("{} is", "Bert", "2"), Taught("{}  is", "ANNA", "3")
+    assert in_force([first, other, again]) == (other, again)
+    assert in_force([first, other]) == (first, other)  # the later one undone
+    assert in_force(iter([again, first])) == (first,)
+    assert in_force([]) == ()
+
+
+def test_edits_of_other_facts_are_left_when_some_are_taken_out() -> None:
+    first, other = Taught("{} is", "Anna"), Taught("{} is", "Bert")
+    assert without([first, other], [fact_key("{} is", "anna")]) == (other,)
+    assert without([first, other], []) == (first, other)
