@@ -21,6 +21,7 @@ from .edit_set import EditSet, NewEdit
 from .editor import SolvedEdit, Workbench, search_delta
 from .errors import RequestError
 from .facts import FactKey
+from .gate import strength
 from .prompt_rows import EditRequest, PromptRows
 from .rank_one import solve_key, subject_key
 from .search import Progress, SearchResult
@@ -89,8 +90,6 @@ class BatchEditor:
         with its old edit out of force.
     replaces
         Returns the edit in force that teaches a fact.
-    force
-        Leave none out.
     """
 
     def __init__(
@@ -98,14 +97,12 @@ class BatchEditor:
         bench: Workbench,
         base: Callable[[Sequence[FactKey]], EditSet],
         replaces: Callable[[FactKey], str | None],
-        method: Method,
-        force: bool,
     ) -> None:
         self._bench = bench
         self._base = base
         self._replaces = replaces
-        self._method = method
-        self._force = force
+        self._method = bench.config.method
+        self._force = bench.config.force
 
     def solve(
         self, requests: Sequence[EditRequest], batch: str, report: Callable[[BatchProgress], None]
@@ -190,6 +187,7 @@ class BatchEditor:
     def _search(self, items: Sequence[_Item], base: EditSet, report: Callable[[BatchProgress], None]) -> None:
         """Search each delta with those in force that come before its own sub-batch; with ROME, all before it."""
         deltas = np.zeros((len(items), base.slots.deltas.shape[1]), np.float32)
+        gate = base.gate_of(self._method)
         for place, item in enumerate(items):
 
             def show(progress: Progress, place: int = place) -> None:
@@ -200,13 +198,15 @@ class BatchEditor:
             with item.at_work():
                 item.before = item.checker.read(item.unedited)
                 # What former edits add is known without another run of the edit layer.
-                added = item.edited.keys[..., :count] @ deltas[:count]
+                added = strength(item.edited.keys[..., :count], gate) @ deltas[:count]
                 edited = EditLayerOutput(item.edited.hidden + added, item.edited.keys, item.edited.values + added)
                 slots = base.slots
                 if count and item.bench.config.prefix_cache is PrefixCache.OFF:  # which runs it at every step
                     slots = base.extended([other.new for other in items[:count]]).slots
                 along = np.eye(len(items), dtype=np.float32)[place]
-                item.found, item.value = search_delta(item.bench, item.rows, edited, along, slots, item.meter, show)
+                item.found, item.value = search_delta(
+                    item.bench, item.rows, edited, along, gate, slots, item.meter, show
+                )
                 deltas[place] = item.found.delta
                 item.new = replace(item.new, delta=item.found.delta)
         report(BatchProgress(len(items), len(items), None))
@@ -230,7 +230,7 @@ class BatchEditor:
                 with item.at_work():
                     edited.append(item.checker.edit_layer(after.slots))
             shared = canaries.edit_layer(after.slots)
-            reach = canaries.reach(after.directions[-len(kept) :], after.slots)
+            reach = canaries.reach(after.directions[-len(kept) :], after.gate_of(self._method), after.slots)
             for item, hidden in zip(kept, edited, strict=True):
                 with item.at_work():
                     item.check = item.checker.compare(item.before, item.checker.read(hidden))

@@ -18,7 +18,6 @@ from .bundle_check import usable_manifest
 from .bundle_info import describe
 from .bundle_layout import EDITS, KEY_STATISTICS, LENS, TOKENIZER
 from .bundle_parts import load_decoder
-from .closed_form import Method
 from .configuration import EditConfig, ExecutionConfig, Optimizer, Staging
 from .decoder import Decoder
 from .edit_records import record_of
@@ -105,7 +104,6 @@ class Bundle:
         *,
         paraphrases: tuple[str, ...] = (),
         keep: tuple[str, ...] = (),
-        method: Method = Method.EMMET,
         config: EditConfig | None = None,
         report: Callable[[Progress], None] = lambda progress: None,
     ) -> EditResult:
@@ -117,8 +115,6 @@ class Bundle:
         ----------
         prompt, subject, target, paraphrases, keep
             As in `EditRequest`.
-        method
-            How it is fitted in among the edits in force.
         report
             Called while the search runs.
 
@@ -137,7 +133,7 @@ class Bundle:
         config = config or EditConfig()
         with editing_lock(self.path / EDITS):
             with self._editing_decoder(config) as decoder:
-                solved, _ = self._solve(self._workbench(decoder, config), request, method, report)
+                solved, _ = self._solve(self._workbench(decoder, config), request, report)
             commit = config.force or not solved.failures
             result = solved.result(new_edit_id() if commit else None, config.optimizer)
             if commit:
@@ -147,7 +143,6 @@ class Bundle:
     def edit_batch(
         self,
         requests: Sequence[EditRequest],
-        method: Method = Method.EMMET,
         config: EditConfig | None = None,
         report: Callable[[BatchProgress], None] = lambda progress: None,
     ) -> BatchResult:
@@ -159,7 +154,7 @@ class Bundle:
         with editing_lock(self.path / EDITS):
             with self._editing_decoder(config) as decoder:
                 bench, base = self._workbench(decoder, config), self._in_force
-                editor = BatchEditor(bench, base.without, base.teaching, method, config.force)
+                editor = BatchEditor(bench, base.without, base.teaching)
                 solved = editor.solve(requests, new_edit_id(), report)
             result = solved.result(config.optimizer)
             if result.committed:
@@ -172,14 +167,11 @@ class Bundle:
         config: EditConfig | None = None,
         report: Callable[[Progress], None] = lambda progress: None,
         search: Search | None = None,
-        method: Method = Method.EMMET,
     ) -> tuple[SolvedEdit, Reader]:
         """Solve an edit on top of the committed ones without committing it; nothing on the disk is touched.
 
         Parameters
         ----------
-        method
-            As in `edit`.
         search
             Another way to search for delta than the one that ``config`` names.
 
@@ -194,7 +186,7 @@ class Bundle:
             As `edit`.
         """
         bench = self._workbench(self.decoder, config or EditConfig(), search)
-        solved, edits = self._solve(bench, request, method, report)
+        solved, edits = self._solve(bench, request, report)
         return solved, Reader(self.decoder, self.tokenizer, self.manifest, edits.slots)
 
     def reader(self) -> Reader:
@@ -278,10 +270,10 @@ class Bundle:
         )
 
     def _solve(
-        self, bench: Workbench, request: EditRequest, method: Method, report: Callable[[Progress], None]
+        self, bench: Workbench, request: EditRequest, report: Callable[[Progress], None]
     ) -> tuple[SolvedEdit, EditSet]:
         """Return an edit on top of the committed ones but that of the same fact, and all of them together."""
-        solved, edits = solve_edit(bench, request, self._in_force.without([request.fact]), method, report)
+        solved, edits = solve_edit(bench, request, self._in_force.without([request.fact]), report)
         return replace(solved, replaces=self._in_force.teaching(request.fact)), edits
 
     def search_for(self, config: EditConfig) -> Search:

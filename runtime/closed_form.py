@@ -27,9 +27,11 @@ class Method(StrEnum):
     """How an edit is fitted in among the others of its batch, and among those before.
 
     ``ROME``: it is not (Meng et al. 2022, eq. 2). ``MEMIT``: by least squares (Meng et al. 2023, eq. 14). ``EMMET``: by
-    equality constraints (Gupta et al. 2024, arXiv 2403.14236, eq. 8).
+    equality constraints (Gupta et al. 2024, arXiv 2403.14236, eq. 8). ``GATED``: as by EMMET, and it acts through a
+    `Gate`, on keys like its own alone.
     """
 
+    GATED = "gated"
     ROME = "rome"
     MEMIT = "memit"
     EMMET = "emmet"
@@ -70,7 +72,7 @@ def coefficients(gram: Doubles, leverages: Doubles, batches: Sequence[Batch], ri
 
     - what earlier keys see of a batch is taken out, ``S'_b = S_b - G_b< (G_<< + ridge diag(g_<))^-1 S_<``, and
       ``G'_b = K_b S'_b^T`` is what is left of its own Gram matrix;
-    - EMMET: ``U_b = G'_b^-1 S'_b``, so that u_n . k_m is 1 for n = m and 0 for the batch's others;
+    - EMMET, and gated edits: ``U_b = G'_b^-1 S'_b``, so that u_n . k_m is 1 for n = m and 0 for the batch's others;
     - MEMIT: ``U_b = (G'_b + ridge diag(g'_b))^-1 S'_b``; an edit of its own shrinks by 1 / (1 + ridge);
     - ROME: ``u_n = s_n / g_n``, whatever else is there.
 
@@ -107,7 +109,7 @@ def coefficients(gram: Doubles, leverages: Doubles, batches: Sequence[Batch], ri
         shift = ridge if batch.method is Method.MEMIT else _TINY
         weights = np.linalg.inv(left + shift * np.diag(np.diag(left)))
         rows = weights @ remaining
-        if batch.method is Method.EMMET:
+        if batch.method is not Method.MEMIT:
             rows /= np.einsum("ij,ji->i", weights, left)[:, None]  # u_n . k_n = 1
         solved[own, : batch.stop] = rows
     lengths = np.sqrt(leverages)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
+from .closed_form import Method
 from .errors import RequestError
 from .qnn_options import QnnOptions
 from .soc import Soc, find_soc
@@ -180,6 +181,8 @@ class EditConfig:
 
     Attributes
     ----------
+    method
+        How it is fitted in among the edits in force.
     prefix_cache
         What a forward reuses.
     stale_tokens
@@ -191,6 +194,7 @@ class EditConfig:
     """
 
     optimizer: Optimizer = Optimizer.GN
+    method: Method = Method.GATED
     loss: LossConfig = field(default_factory=LossConfig)
     gauss_newton: GaussNewtonConfig = field(default_factory=GaussNewtonConfig)
     zeroth_order: ZerothOrderConfig = field(default_factory=ZerothOrderConfig)
@@ -203,11 +207,6 @@ class EditConfig:
         """Refuse a combination that would find nothing."""
         if self.optimizer is Optimizer.GN and self.prefix_cache is PrefixCache.STALE:
             raise RequestError("the stale prefix cache is the zeroth-order search's: add --optimizer zo")
-
-    @property
-    def steps(self) -> int:
-        """Upper limit of the optimiser's steps."""
-        return self.of_optimizer.steps
 
     @property
     def of_optimizer(self) -> GaussNewtonConfig | ZerothOrderConfig:

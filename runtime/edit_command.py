@@ -60,8 +60,9 @@ _OPTIONS = {"prompt": "prompt", "subject": "subject", "target": "target", "parap
 @click.option(
     "--method",
     type=click.Choice([m.value for m in Method]),
-    default=Method.EMMET.value,
-    help="How edits are fitted in among one another: rome not at all, memit by least squares, emmet by equality.",
+    default=EditConfig().method.value,
+    help="How edits are fitted in among one another: rome not at all, memit by least squares, emmet by equality; "
+    "gated: as emmet, and each acts on keys like its own alone.",
 )
 @click.option(
     "--paraphrase", "paraphrases", multiple=True, help="Another wording that shall lead to the target; may be repeated."
@@ -121,18 +122,18 @@ def edit(
     config = edit_config(Optimizer(options["optimizer"]), {name: options[name] for name in _SEARCH_OPTIONS})
     loss = LossConfig(options["kl_factor"], options["weight_decay"])
     prefix_cache = PrefixCache(options["prefix_cache"])
-    config = replace(config, loss=loss, prefix_cache=prefix_cache, force=options["force"])
+    method = Method(options["method"])
+    config = replace(config, method=method, loss=loss, prefix_cache=prefix_cache, force=options["force"])
     opened = open_bundle(bundle, execution)
     if warning := memory_warning(opened.predicted_peaks()["edit"]):
         click.echo(warning, err=True)
     hidden = not options["progress"] if options["progress"] is not None else options["as_json"] or None
-    method = Method(options["method"])
     if batch is None:
-        result = _teach(opened, requests[0], method, config, hidden)
+        result = _teach(opened, requests[0], config, hidden)
         told, whole = result.to_dict(), result.committed
         show: Callable[[], None] = partial(_print_result, result)
     else:
-        taught = _teach_batch(opened, requests, method, config, hidden)
+        taught = _teach_batch(opened, requests, config, hidden)
         told, whole = taught.to_dict(), taught.committed == len(requests)
         show = partial(_print_batch, taught)
     if options["as_json"]:
@@ -155,8 +156,8 @@ def _requests(given: dict[str, Any], batch: str | None) -> tuple[EditRequest, ..
     return (EditRequest(**given),)
 
 
-def _teach(bundle: Bundle, request: EditRequest, method: Method, config: EditConfig, hidden: bool | None) -> EditResult:
-    with tqdm(total=config.steps, desc="search", unit="step", disable=hidden) as bar:
+def _teach(bundle: Bundle, request: EditRequest, config: EditConfig, hidden: bool | None) -> EditResult:
+    with tqdm(total=config.of_optimizer.steps, desc="search", unit="step", disable=hidden) as bar:
 
         def show(progress: Progress) -> None:
             bar.update(progress.step - bar.n)
@@ -168,14 +169,13 @@ def _teach(bundle: Bundle, request: EditRequest, method: Method, config: EditCon
             request.target,
             paraphrases=request.paraphrases,
             keep=request.keep,
-            method=method,
             config=config,
             report=show,
         )
 
 
 def _teach_batch(
-    bundle: Bundle, requests: tuple[EditRequest, ...], method: Method, config: EditConfig, hidden: bool | None
+    bundle: Bundle, requests: tuple[EditRequest, ...], config: EditConfig, hidden: bool | None
 ) -> BatchResult:
     with tqdm(total=len(requests), desc="search", unit="fact", disable=hidden) as bar:
 
@@ -184,7 +184,7 @@ def _teach_batch(
             if search := progress.search:
                 bar.set_postfix(step=search.step, target=f"{search.target_probability:.3f}")
 
-        return bundle.edit_batch(requests, method, config, show)
+        return bundle.edit_batch(requests, config, show)
 
 
 def _print_batch(result: BatchResult) -> None:

@@ -15,6 +15,7 @@ from .closed_form import Batch, Method, coefficients, joint_directions, scaled_g
 from .compaction import Compacted, CompactionConfig, compact
 from .decoder import Slots
 from .errors import JournalError, RequestError
+from .gate import Gate, gate_parameters
 from .manifest import ModelShape
 
 Floats = NDArray[np.float32]
@@ -28,11 +29,14 @@ class EditSetConfig:
     ----------
     ridge
         Relative to the leverages: of MEMIT's least squares, and of keeping earlier keys as they were.
+    gate
+        Of gated edits.
     same_key
         Squared cosine under C^-1 above which two keys of a batch count as one: their edits come one upon the other.
     """
 
     ridge: float = 0.01
+    gate: Gate = field(default_factory=lambda: Gate(0.6, 0.9))
     same_key: float = 0.9
     compaction: CompactionConfig = field(default_factory=CompactionConfig)
 
@@ -143,18 +147,27 @@ class EditSet:
         JournalError
             As `directions`.
         """
-        slots = Slots.empty(self._count, self._shape)
-        if (cut := self._compacted) is None:
-            slots.directions[: len(self.edits)], slots.deltas[: len(self.edits)] = self.directions, self._deltas
-        else:
-            used = len(cut.deltas)
-            slots.directions[:used], slots.deltas[:used] = cut.mix.astype(np.float32) @ self._own_directions, cut.deltas
+        whole = slice(None) if self._compacted is None else self._gated[-self._count :]
+        terms = [(self.directions[whole], self._deltas[whole], self._gates[:, whole])]
+        if (cut := self._compacted) is not None:
+            mixed = cut.mix.astype(np.float32) @ self._own_directions
+            terms.append((mixed, cut.deltas.astype(np.float32), np.tile(gate_parameters(None)[:, None], len(mixed))))
+        slots, used = Slots.empty(self._count, self._shape), sum(len(deltas) for _, deltas, _ in terms)
+        directions, deltas, gates = zip(*terms, strict=True)
+        slots.directions[:used], slots.deltas[:used] = np.concatenate(directions), np.concatenate(deltas)
+        slots.gates[:, :used] = np.concatenate(gates, axis=1)
         return slots
 
     @property
     def compaction_error(self) -> float:
         """What the slots change of an edit's effect at its own key, relative to its delta, at most; 0 while they do."""
+        if len(self._gated) > self._count:
+            return 1.0  # a gate needs a slot of its own: the first ones have none
         return self._compacted.error if self._compacted else 0.0
+
+    def gate_of(self, method: str) -> Gate | None:
+        """Return the gate of edits by a method."""
+        return self.config.gate if method == Method.GATED else None
 
     @property
     def holds(self) -> bool:
@@ -185,6 +198,15 @@ class EditSet:
         return _stacked([edit.delta for edit in self.edits], self._shape.width)
 
     @cached_property
+    def _gates(self) -> Floats:
+        gates = [gate_parameters(self.gate_of(edit.method)) for edit in self.edits]
+        return _stacked(gates, 4).T
+
+    @cached_property
+    def _gated(self) -> NDArray[np.int64]:
+        return np.array([place for place, edit in enumerate(self.edits) if self.gate_of(edit.method)], np.int64)
+
+    @cached_property
     def _leverages(self) -> NDArray[np.float64]:
         return np.array([edit.leverage for edit in self.edits], np.float64)
 
@@ -204,11 +226,13 @@ class EditSet:
 
     @cached_property
     def _compacted(self) -> Compacted | None:
-        """The update cut to the slots, where there are more edits than these."""
+        """The edits without gates, cut to the slots that the others leave, where there are more edits than slots."""
         if len(self.edits) <= self._count:
             return None
-        weight = self.config.compaction.text_weight
-        return compact(self._deltas, self._coefficients, self.gram, self._leverages, self._count, weight)
+        linear, weight = self._deltas.copy(), self.config.compaction.text_weight
+        linear[self._gated] = 0
+        rank = max(0, self._count - len(self._gated))
+        return compact(linear, self._coefficients, self.gram, self._leverages, rank, weight)
 
 
 _INCONSISTENT = (

@@ -16,6 +16,7 @@ from .decoder import Decoder, EditLayerOutput, Slots
 from .edit_check import EditCheck, EditChecker
 from .edit_problem import EditProblem, at_subjects, prefill_suffix, through_edit_layer
 from .edit_set import EditSet, NewEdit
+from .gate import Gate
 from .prompt_rows import EditRequest, PromptRows, build_rows
 from .rank_one import InverseCovariance, solve_key, subject_key
 from .readout_loss import ReadoutLoss, log_softmax
@@ -172,7 +173,6 @@ def solve_edit(
     bench: Workbench,
     request: EditRequest,
     base: EditSet,
-    method: Method = Method.EMMET,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> tuple[SolvedEdit, EditSet]:
     """Search for delta with forward passes, and turn it into a rank-one update on top of others.
@@ -184,8 +184,6 @@ def solve_edit(
     ----------
     base
         The edits in force; the search starts from them.
-    method
-        How the edit is fitted in among them.
 
     Returns
     -------
@@ -207,9 +205,10 @@ def solve_edit(
     before = checker.read(unedited)
     key = subject_key(at_subjects(edited.keys, rows))
     lone, leverage = solve_key(key, bench.inverse_covariance)
+    method = bench.config.method
     new = NewEdit(key, lone, leverage, np.zeros(slots.deltas.shape[1], np.float32), method, None)
     direction = base.extended([new]).directions[-1]
-    found, value = search_delta(bench, rows, edited, direction, slots, meter, report)
+    found, value = search_delta(bench, rows, edited, direction, base.gate_of(method), slots, meter, report)
     after = base.extended([replace(new, delta=found.delta)])
     after.require_room()
     check = checker.compare(before, checker.read(checker.edit_layer(after.slots)))
@@ -222,6 +221,7 @@ def search_delta(
     rows: PromptRows,
     edited: EditLayerOutput,
     direction: Floats,
+    gate: Gate | None,
     slots: Slots,
     meter: CostMeter,
     report: Callable[[Progress], None],
@@ -234,6 +234,8 @@ def search_delta(
         The rows behind the edit layer, with the edits in force.
     direction
         [F] what delta is spread by over keys; see `EditProblem`.
+    gate
+        Of the edit.
     slots
         The edits in force.
 
@@ -245,7 +247,8 @@ def search_delta(
     decoder, config = bench.decoder, bench.config
     filled = prefill_suffix(decoder, edited)
     value = filled.subject_value(rows)
-    problem = EditProblem(decoder, rows, filled, direction, slots, meter, config.prefix_cache, config.stale_tokens)
+    policy, stale = config.prefix_cache, config.stale_tokens
+    problem = EditProblem(decoder, rows, filled, direction, slots, meter, policy, stale, gate)
     kept_log_probs = log_softmax(decoder.run_head(problem.initial_kept[0]))
     loss = ReadoutLoss(decoder.run_head, rows.target, kept_log_probs, float(np.linalg.norm(value)), config.loss)
     return bench.search(SearchTask(problem, loss, value, filled.subject_hidden(rows), decoder, report)), value

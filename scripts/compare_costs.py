@@ -22,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from mobiedit.runtime import Bundle, EditConfig, PrefixCache
+from mobiedit.runtime import Method as EditMethod
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
 from mobiedit.runtime.configuration import Optimizer, edit_config
 from mobiedit.runtime.costs import Cost
@@ -67,7 +68,9 @@ class Method:
     clock: Clocked | None = None
 
 
-@click.command(cls=ErrorCommand, context_settings=CONTEXT_SETTINGS, params=bench_parameters("resume", "fluency_tokens"))
+@click.command(
+    cls=ErrorCommand, context_settings=CONTEXT_SETTINGS, params=bench_parameters("method", "resume", "fluency_tokens")
+)
 @model_option
 @click.option(
     "--optimizer",
@@ -101,7 +104,7 @@ def main(
     **given: Any,  # noqa: ANN401 - click gives options of any type
 ) -> None:
     """Edit records of BUNDLE with every method, and print costs and their ratios."""
-    options = BenchOptions(**given, resume=False, fluency_tokens=0)
+    options = BenchOptions(**given, method=EditConfig().method, resume=False, fluency_tokens=0)
     if not options.out.absolute().parent.is_dir():
         raise RequestError(f"folder {options.out.parent} is missing: create it, or name another file")
     if options.threads:
@@ -134,12 +137,13 @@ def _methods(host: HostModel, optimizers: Sequence[str], config: PublishedConfig
     given = {"stop_probability": config.stop_probability}
     own = {name: Method(edit_config(Optimizer(name), given, config.seed)) for name in optimizers}
     whole = EditConfig(prefix_cache=PrefixCache.OFF)
+    as_published = replace(whole, method=EditMethod.ROME, loss=PUBLISHED_LOSS)
     search = published_search(config)
     clock = Clocked(search.search)
     return {
         **own,
         "backprop": Method(whole, backprop_search(host, BackpropConfig(), whole)),
-        PUBLISHED: Method(replace(whole, loss=PUBLISHED_LOSS), replace(search, search=clock), clock),
+        PUBLISHED: Method(as_published, replace(search, search=clock), clock),
     }
 
 

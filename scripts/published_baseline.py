@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from mobiedit.runtime import EditConfig, PrefixCache
+from mobiedit.runtime import EditConfig, Method, PrefixCache
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
 from mobiedit.runtime.evaluation.commands import bench_and_print
 from scripts.support.bench_options import BenchOptions, bench_parameters
@@ -22,7 +22,7 @@ from scripts.support.published import PUBLISHED_LOSS, PublishedConfig, published
 _DEFAULTS = PublishedConfig()
 
 
-@click.command(cls=ErrorCommand, context_settings=CONTEXT_SETTINGS, params=bench_parameters())
+@click.command(cls=ErrorCommand, context_settings=CONTEXT_SETTINGS, params=bench_parameters("method"))
 @click.option("--steps", type=click.IntRange(1, _DEFAULTS.steps), default=_DEFAULTS.steps, help="Steps that are run.")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=_DEFAULTS.learning_rate)
 @click.option("--mu", type=click.FloatRange(0, min_open=True), default=_DEFAULTS.mu)
@@ -44,7 +44,7 @@ _DEFAULTS = PublishedConfig()
 def main(prefix_cache: str, **given: Any) -> None:  # noqa: ANN401 - click gives options of any type
     """Measure the published search's edits of BUNDLE on records."""
     own = {name: given.pop(name) for name in PublishedConfig.__dataclass_fields__.keys() & given.keys() - {"seed"}}
-    options = BenchOptions(**given)
+    options = BenchOptions(**given, method=Method.ROME)
     config = PublishedConfig(**own, seed=options.seed)
     edit = EditConfig(loss=PUBLISHED_LOSS, prefix_cache=PrefixCache(prefix_cache))
     document = bench_and_print(

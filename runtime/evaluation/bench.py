@@ -71,7 +71,8 @@ class ForeignSearch:
     search: Search
 
 
-_OF_ANY_SEARCH = ("loss", "prefix_cache", "stale_tokens", "max_target_tokens")  # what an edit's settings say then
+# What an edit's settings say where another search stands for the optimizer.
+_OF_ANY_SEARCH = ("method", "loss", "prefix_cache", "stale_tokens", "max_target_tokens")
 
 
 def run_bench(

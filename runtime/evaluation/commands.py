@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from ..bundle import Bundle, open_bundle
 from ..cli_support import bundle_argument, execution_options, progress_option
+from ..closed_form import Method
 from ..configuration import ExecutionConfig, Optimizer, edit_config
 from .bench import BenchConfig, ForeignSearch, run_bench
 from .data_file import DataFile, read_records
@@ -38,6 +40,12 @@ _DEFAULTS = BenchConfig()
     help="gn: Gauss-Newton, zo: zeroth order; both by forward passes alone.",
 )
 @click.option(
+    "--method",
+    type=click.Choice([each.value for each in Method]),
+    default=_DEFAULTS.edit.method.value,
+    help="How an edit acts: gated on keys like its own alone; rome, memit, emmet on all in proportion.",
+)
+@click.option(
     "--seed",
     type=click.IntRange(0),
     default=_DEFAULTS.seed,
@@ -60,6 +68,7 @@ def bench(
     limit: int | None,
     skip: int,
     optimizer: str,
+    method: str,
     seed: int,
     out: Path,
     resume: bool,
@@ -72,7 +81,8 @@ def bench(
     One record at a time is edited and measured; nothing is committed. Stop and go on at any time with --resume.
     """
     records = read_records(data, Format(record_format) if record_format else None)
-    config = BenchConfig(edit_config(Optimizer(optimizer), {}, seed), seed, skip, limit, fluency_tokens)
+    edit = replace(edit_config(Optimizer(optimizer), {}, seed), method=Method(method))
+    config = BenchConfig(edit, seed, skip, limit, fluency_tokens)
     bench_and_print(open_bundle(bundle, execution), records, config, out, resume=resume, progress=progress)
 
 

@@ -10,6 +10,7 @@ it. All else is BUNDLE's. The suffix's precision is that of the bundles given, t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import click
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from mobiedit.runtime import Bundle, EditConfig
+from mobiedit.runtime import Bundle, EditConfig, Method
 from mobiedit.runtime.configuration import Optimizer, edit_config
 from mobiedit.runtime.errors import RequestError
 from scripts.support.bench_options import model_option
@@ -43,7 +44,7 @@ TITLE = "Bits of the edit layer and of the suffix"
 def main(optimizer: str, model: str, others: tuple[Path, ...], **given: Any) -> None:  # noqa: ANN401 - click's options
     """Edit records with BUNDLE's edit layer in several number formats, and with other bundles."""
     experiment = Experiment(**given)
-    config = edit_config(Optimizer(optimizer), {}, experiment.seed)
+    config = replace(edit_config(Optimizer(optimizer), {}, experiment.seed), method=Method.ROME)
     bundle = experiment.open()
     bundles = [bundle, *map(experiment.open, others)]
     for other in bundles:

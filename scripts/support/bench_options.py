@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mobiedit.runtime import Bundle, EditConfig, ExecutionConfig, open_bundle
+from mobiedit.runtime import Bundle, EditConfig, ExecutionConfig, Method, open_bundle
 from mobiedit.runtime.evaluation import BenchConfig, DataFile, Format, read_records
 from mobiedit.runtime.evaluation.commands import bench
 
@@ -26,6 +26,7 @@ class BenchOptions:
     record_format: str | None
     limit: int | None
     skip: int
+    method: str
     seed: int
     out: Path
     resume: bool
@@ -42,6 +43,7 @@ class BenchOptions:
 
     def config(self, edit: EditConfig) -> BenchConfig:
         """Return the benchmark's settings for edits with the settings ``edit``."""
+        edit = replace(edit, method=Method(self.method))
         return BenchConfig(edit, self.seed, self.skip, self.limit, self.fluency_tokens)
 
 

@@ -24,7 +24,7 @@ from mobiedit.runtime.prompt_rows import EditRequest
 from tests.runtime.gauss_newton_case import REACHABLE
 
 # Random weights have canaries without certainty, so most batches here are forced into the journal.
-FORCED = EditConfig(gauss_newton=GaussNewtonConfig(steps=4, directions=4), force=True)
+FORCED = EditConfig(method=Method.EMMET, gauss_newton=GaussNewtonConfig(steps=4, directions=4), force=True)
 FACTS = (
     EditRequest("The mother tongue of {} is", "Danielle Darrieux", "old"),
     EditRequest("The capital of {} is", "France", "the"),
@@ -49,7 +49,9 @@ def require_searched_upon(first: EditRecord, second: EditRecord) -> None:
 def test_facts_are_learned_and_all_forgotten_when_taught_as_a_batch(bundle: Bundle, method: Method) -> None:
     texts = [fact.text for fact in FACTS]
     before = [bundle.log_probabilities(text) for text in texts]
-    result = bundle.edit_batch(FACTS, method, EditConfig(gauss_newton=replace(REACHABLE, steps=12), force=True))
+    result = bundle.edit_batch(
+        FACTS, EditConfig(method=method, gauss_newton=replace(REACHABLE, steps=12), force=True)
+    )
     assert result.committed == 3
     for fact, edit, was in zip(FACTS, result.edits, before, strict=True):
         now = bundle.score(fact.text, fact.target)[0]
@@ -68,7 +70,7 @@ def test_facts_are_learned_and_all_forgotten_when_taught_as_a_batch(bundle: Bund
 
 def test_batch_of_one_is_a_single_edit_when_committed(bundle: Bundle, fp32_bundle: Path, tmp_path: Path) -> None:
     other = open_bundle(Path(shutil.copytree(fp32_bundle, tmp_path / "other")))
-    bundle.edit_batch(FACTS[:1], Method.EMMET, FORCED)
+    bundle.edit_batch(FACTS[:1], FORCED)
     single = other.edit(FACTS[0].prompt, FACTS[0].subject, FACTS[0].target, config=FORCED)
     (one,), (two,) = bundle.edits(), other.edits()
     # The key is computed at the subjects' tokens alone, and gains rounding there, which the search lets grow.
@@ -79,14 +81,14 @@ def test_batch_of_one_is_a_single_edit_when_committed(bundle: Bundle, fp32_bundl
 
 
 def test_joint_directions_leave_the_batchs_other_keys_alone(bundle: Bundle) -> None:
-    bundle.edit_batch(FACTS, Method.EMMET, FORCED)
+    bundle.edit_batch(FACTS, FORCED)
     directions = bundle._in_force.solved().directions
     keys = np.stack([edit.key for edit in bundle.edits()])
     np.testing.assert_allclose(directions @ keys.T, np.eye(3), atol=1e-3)
 
 
 def test_facts_of_one_key_add_when_they_are_in_one_batch(bundle: Bundle) -> None:
-    result = bundle.edit_batch(SAME_KEY, Method.EMMET, FORCED)
+    result = bundle.edit_batch(SAME_KEY, FORCED)
     first, second = bundle.edits()
     np.testing.assert_allclose(first.key, second.key, atol=1e-4)
     assert (first.batch, second.batch) == (result.batch, f"{result.batch}-2")
@@ -98,8 +100,8 @@ def test_facts_of_one_key_add_when_they_are_in_one_batch(bundle: Bundle) -> None
 
 @pytest.mark.parametrize("cache", [PrefixCache.EXACT, PrefixCache.OFF])
 def test_each_edit_is_searched_on_top_of_the_former_when_the_method_is_rome(bundle: Bundle, cache: PrefixCache) -> None:
-    config = replace(FORCED, prefix_cache=cache)
-    bundle.edit_batch(SAME_KEY, Method.ROME, config)
+    config = replace(FORCED, method=Method.ROME, prefix_cache=cache)
+    bundle.edit_batch(SAME_KEY, config)
     require_searched_upon(*bundle.edits())
 
 
@@ -117,7 +119,7 @@ def test_batch_is_the_same_when_it_is_staged(fp32_bundle: Path, tmp_path: Path) 
         for staging in (Staging.ON, Staging.OFF):
             folder = Path(shutil.copytree(fp32_bundle, tmp_path / staging))
             copy = open_bundle(folder, ExecutionConfig(staging=staging))
-            copy.edit_batch((*FACTS[:2], *SAME_KEY), Method.EMMET, FORCED)
+            copy.edit_batch((*FACTS[:2], *SAME_KEY), FORCED)
             found.append([edit.delta for edit in copy.edits()])
     np.testing.assert_array_equal(found[0], found[1])
     assert opened[-1] == 5  # prefix, edit layer, suffix, and the last two again for the check, whatever the facts
@@ -125,7 +127,7 @@ def test_batch_is_the_same_when_it_is_staged(fp32_bundle: Path, tmp_path: Path) 
 
 def test_costs_are_told_for_each_edit_and_all_when_taught_as_a_batch(bundle: Bundle) -> None:
     progress: list[BatchProgress] = []
-    result = bundle.edit_batch(FACTS, Method.EMMET, FORCED, progress.append)
+    result = bundle.edit_batch(FACTS, FORCED, progress.append)
     assert result.cost.forwards == sum(edit.cost.forwards for edit in result.edits) > 0
     assert result.cost.token_layers > sum(edit.cost.token_layers for edit in result.edits)  # the canaries' as well
     assert result.cost.wall_s >= sum(edit.cost.wall_s for edit in result.edits) - 0.01  # rounding
@@ -140,7 +142,7 @@ def test_costs_are_told_for_each_edit_and_all_when_taught_as_a_batch(bundle: Bun
 def test_canaries_are_run_once_before_and_once_after_when_there_are_many_facts(bundle: Bundle) -> None:
     shared = []
     for facts in (FACTS[:1], FACTS):
-        result = bundle.edit_batch(facts, Method.EMMET, FORCED)
+        result = bundle.edit_batch(facts, FORCED)
         shared.append(result.cost.dispatches - sum(edit.cost.dispatches for edit in result.edits))
     assert shared[0] == shared[1]
 
@@ -149,7 +151,7 @@ def test_fact_is_replaced_when_a_batch_teaches_it_again(bundle: Bundle) -> None:
     old = bundle.edit(FACTS[0].prompt, FACTS[0].subject, "old", config=FORCED)
     answer = bundle.log_probabilities(FACTS[0].text)
     again = EditRequest("The  mother tongue of {} is", "danielle darrieux", "her")
-    result = bundle.edit_batch((FACTS[1], again), Method.EMMET, FORCED)
+    result = bundle.edit_batch((FACTS[1], again), FORCED)
     assert [edit.replaces for edit in result.edits] == [None, old.edit_id]
     assert [edit.target for edit in bundle.edits()] == ["the", "her"]
     bundle.undo(result.edits[1].edit_id)
@@ -160,7 +162,7 @@ def test_fact_is_replaced_when_a_batch_teaches_it_again(bundle: Bundle) -> None:
 
 def test_nothing_is_committed_when_no_edit_holds(bundle: Bundle) -> None:
     config = EditConfig(gauss_newton=GaussNewtonConfig(steps=1, directions=1, clamp=0.01))
-    result = bundle.edit_batch(FACTS[:2], Method.EMMET, config)
+    result = bundle.edit_batch(FACTS[:2], config)
     assert result.committed == 0
     assert all(edit.failures and edit.edit_id is None for edit in result.edits)
     assert not (bundle.path / "edits" / "journal").exists()
@@ -180,7 +182,7 @@ def test_batch_is_refused_before_any_search_when_a_request_is_wrong(
 ) -> None:
     monkeypatch.setattr("mobiedit.runtime.bundle.gauss_newton", lambda *_, **__: pytest.fail("searched"))
     with pytest.raises(RequestError, match=message):
-        bundle.edit_batch(requests, Method.EMMET, FORCED)
+        bundle.edit_batch(requests, FORCED)
     assert bundle.edits() == ()
 
 
@@ -188,7 +190,7 @@ def test_batch_is_refused_when_the_slots_cannot_hold_it(bundle: Bundle) -> None:
     facts = [EditRequest("The capital of {} is", name, "old") for name in ("France", "Spain", "Italy", "Japan", "Peru")]
     facts = [replace(fact, target=target) for fact, target in zip(facts, ("old", "her", "the", "a", "is"), strict=True)]
     with pytest.raises(RequestError, match="5 edits in 3 slots would change one another"):
-        bundle.edit_batch(facts, Method.EMMET, FORCED)
+        bundle.edit_batch(facts, FORCED)
     assert bundle.edits() == ()
 
 
@@ -236,7 +238,7 @@ def test_rest_is_checked_again_and_committed_when_an_edit_is_left_out(
         return [item for item in items if item.request is FACTS[1]]
 
     monkeypatch.setattr(BatchEditor, "_failed", staticmethod(second_first))
-    result: BatchResult = bundle.edit_batch(FACTS, Method.EMMET, replace(FORCED, force=False))
+    result: BatchResult = bundle.edit_batch(FACTS, replace(FORCED, force=False))
     assert rounds == [3, 2]
     assert [edit.committed for edit in result.edits] == [True, False, True]
     assert result.edits[1].replaces is None

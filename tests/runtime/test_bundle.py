@@ -17,7 +17,7 @@ from mobiedit.runtime.errors import BundleError, JournalError, RequestError
 PROMPT, SUBJECT, TARGET = "The mother tongue of {} is", "Danielle Darrieux", "old"
 TEXT = PROMPT.replace("{}", SUBJECT)
 # Random weights have canaries without certainty, so edits are forced into the journal.
-FORCED = EditConfig(Optimizer.ZO, force=True)
+FORCED = EditConfig(Optimizer.ZO, Method.ROME, force=True)
 QUICK = EditConfig(Optimizer.ZO, zeroth_order=ZerothOrderConfig(steps=2, directions=2, check_every=1), force=True)
 
 
@@ -179,7 +179,7 @@ def test_replaced_edit_stays_in_force_when_the_new_one_is_not_committed(bundle: 
 @pytest.mark.parametrize("method", Method)
 def test_method_is_kept_in_the_journal_when_an_edit_is_made(bundle: Bundle, method: Method) -> None:
     bundle.edit("The capital of {} is", "France", "Rome", config=QUICK)
-    result = bundle.edit(PROMPT, SUBJECT, TARGET, method=method, config=QUICK)
+    result = bundle.edit(PROMPT, SUBJECT, TARGET, config=replace(QUICK, method=method))
     assert result.method == bundle.edits()[-1].method == method
     solved = bundle._in_force.solved()
     first, second = bundle.edits()

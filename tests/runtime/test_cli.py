@@ -24,7 +24,7 @@ def test_edit_prints_one_object_when_json_is_asked_for(bundle_path: Path) -> Non
     assert told["committed"] is True
     assert told["optimizer"] == "zo"
     assert set(told["success"]) == set(told["success_before"]) == {"greedy_match", "target_prob", "nll"}
-    assert (told["replaces"], told["method"], told["compaction_error"]) == (None, "emmet", 0.0)
+    assert (told["replaces"], told["method"], told["compaction_error"]) == (None, "gated", 0.0)
     counts = {"forwards", "token_layers", "dispatches", "io_bytes"}
     assert set(told["cost"]) == counts | {"wall_s", "peak_rss_bytes"}
     assert min(told["cost"][name] for name in counts) > 0

@@ -40,7 +40,7 @@ def test_own_settings_are_taken_and_others_stay_when_some_are_given(optimizer: O
     chosen = {"steps": 3, "directions": 5, "mu": 0.5, "clamp": 2.0, "stop_probability": 0.6}
     config = edit_config(optimizer, chosen)
     assert asdict(config.of_optimizer) == {**asdict(OWN[optimizer]()), **chosen}
-    assert config.steps == 3
+    assert config.of_optimizer.steps == 3
     other = Optimizer.ZO if optimizer is Optimizer.GN else Optimizer.GN
     untouched = config.zeroth_order if other is Optimizer.ZO else config.gauss_newton
     assert untouched == OWN[other]()
