@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 
 from mobiedit.runtime.bundle_layout import EDITS
 from mobiedit.runtime.errors import MobiEditError
-from mobiedit.runtime.journal import JOURNAL_NAME
-from mobiedit.runtime.journal_merge import journal_bytes, merge_records, require_slots
-from mobiedit.runtime.journal_records import Record
+from mobiedit.runtime.journal import JOURNAL_NAME, journal_bytes
+from mobiedit.runtime.journal_merge import merge_records, require_slots
+from mobiedit.runtime.journal_records import EditRecord, ForgetRecord, Record
 
 from .errors import DeviceError
 from .shell import run_script
@@ -78,6 +79,29 @@ def merged_records(device: Sequence[Record], local: Sequence[Record], slots: int
     merged = merge_records(device, local)
     require_slots(merged, slots)
     return merged
+
+
+def erase_forgotten(transport: Transport, versions: Sequence[Version], records: Sequence[Record]) -> None:
+    """Erase from the journals of other versions what was forgotten; one that is damaged is left as it is.
+
+    Parameters
+    ----------
+    records
+        Those of the current version.
+
+    Raises
+    ------
+    DeviceError
+        If the device refuses, or an edit was made in such a version meanwhile.
+    """
+    tombstones = [record for record in records if isinstance(record, ForgetRecord)]
+    names = {record.edit_id for record in tombstones}
+    for version in versions:
+        own: tuple[Record, ...] = ()
+        with suppress(MobiEditError):
+            own = version.edits().records
+        if any(isinstance(record, EditRecord) and record.edit_id in names for record in own):
+            write_journal(transport, version.path, merge_records(own, tombstones), version.journal_sha256)
 
 
 def write_journal(transport: Transport, folder: str, records: Sequence[Record], replaced_sha256: str = "any") -> None:

@@ -173,6 +173,10 @@ def pull(context: click.Context, bundle: Path, name: str | None, root: str, seri
         echo_json(result.to_dict())
         return
     click.echo(f"{len(result.new_edits)} new edits, {len(result.undone)} undone, {result.edits} in force now")
+    if result.forgotten:
+        click.echo(f"forgotten on the device, erased here too: {', '.join(result.forgotten)}")
+    if result.replaced:
+        click.echo(f"replaced by the device's edits of the same facts: {', '.join(result.replaced)}")
 
 
 @main.command(name="rollback")

@@ -28,6 +28,10 @@ class PullResult:
         The bundle's name on the device and its current version there.
     new_edits, undone
         Identifiers of edits that the host did not have, and of those that were withdrawn on the device.
+    forgotten
+        Those of edits that the device forgot, which are erased here now.
+    replaced
+        Those of the host's edits that are covered now: the device taught the same facts, and its edits come later.
     edits
         Edits in force on the host now.
     """
@@ -36,6 +40,8 @@ class PullResult:
     version: str
     new_edits: tuple[str, ...]
     undone: tuple[str, ...]
+    forgotten: tuple[str, ...]
+    replaced: tuple[str, ...]
     edits: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,4 +80,6 @@ def pull_edits(transport: Transport, place: BundlePlace, bundle: Path) -> PullRe
         )
     records = device_records(versions, manifest.edit_base)
     merged = merge_into(bundle / EDITS, manifest.edit_base, manifest.slots, records)
-    return PullResult(place.name, current, merged.edits, merged.undone, merged.active)
+    return PullResult(
+        place.name, current, merged.edits, merged.undone, merged.forgotten, merged.replaced, merged.active
+    )

@@ -12,13 +12,13 @@ from typing import Any
 from mobiedit.runtime.bundle_layout import EDITS
 from mobiedit.runtime.errors import BundleError, MobiEditError
 from mobiedit.runtime.files import read_regular
-from mobiedit.runtime.journal import JOURNAL_NAME, read_journal
-from mobiedit.runtime.journal_merge import active_edits, journal_bytes
+from mobiedit.runtime.journal import JOURNAL_NAME, journal_bytes
 from mobiedit.runtime.journal_records import Record
+from mobiedit.runtime.journal_state import in_force, read_journal
 from mobiedit.runtime.manifest import FileEntry, Manifest, read_manifest, verify_files
 from mobiedit.runtime.manifest_fields import MANIFEST_NAME
 
-from .carried_edits import device_records, merged_records, write_journal
+from .carried_edits import device_records, erase_forgotten, merged_records, write_journal
 from .flip import Flip, flip
 from .layout import BundlePlace, is_of_manifest, new_version, version_of_staging
 from .lock import device_lock
@@ -135,12 +135,14 @@ def push_bundle(
         if current and _is_same(transport, current, local):
             if not current.journal.startswith(journal_bytes(records)):
                 write_journal(transport, current.path, records, current.journal_sha256)
+            erase_forgotten(transport, versions[1:], records)
             nothing = StagingReport(0, 0, len(local.files))
             return _result(place, current.name, found.previous, nothing, records, up_to_date=True)
         version, staging = _stage(transport, place, local, found.versions)
         files = bring_files(transport, staging, bundle, local.files, versions, report)
         write_journal(transport, staging, records)  # even an empty one: a push that was cut may have left another
         flip(transport, place, Flip(version, current, staging, tuple(set(found.versions) - {found.current})))
+        erase_forgotten(transport, versions[:1], records)
         return _result(place, version, found.current, files, records, up_to_date=False)
 
 
@@ -195,5 +197,5 @@ def _result(
     *,
     up_to_date: bool,
 ) -> PushResult:
-    edits = len(active_edits(records))
+    edits = len(in_force(records))
     return PushResult(place.name, version, place.version(version), previous, up_to_date, files, edits)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mobiedit.runtime.journal_merge import active_edits
+from mobiedit.runtime.journal_state import in_force
 
-from .carried_edits import device_records, merged_records, write_journal
+from .carried_edits import device_records, erase_forgotten, merged_records, write_journal
 from .errors import DeviceError
 from .flip import Flip, flip
 from .layout import BundlePlace
@@ -75,4 +75,5 @@ def rollback(
         records = merged_records(records, (), previous.manifest.slots)
         write_journal(transport, previous.path, records)
         flip(transport, place, Flip(previous.name, current))
-    return RollbackResult(place.name, previous.name, former, len(active_edits(records)))
+        erase_forgotten(transport, (current,), records)
+    return RollbackResult(place.name, previous.name, former, len(in_force(records)))

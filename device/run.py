@@ -13,7 +13,19 @@ from .layout import BundlePlace
 from .transport import Transport
 from .versions import current_path
 
-COMMANDS = ("ask", "bench", "edit", "info", "list", "undo", "verify")
+COMMANDS = (
+    "ask",
+    "bench",
+    "edit",
+    "export-edits",
+    "forget",
+    "history",
+    "import-edits",
+    "info",
+    "list",
+    "undo",
+    "verify",
+)
 """The runner's commands that take a bundle."""
 
 _CHECK = (

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from mobiedit.runtime.bundle_layout import EDITS
 from mobiedit.runtime.errors import BundleError
-from mobiedit.runtime.journal import JOURNAL_NAME, JournalState, parse_journal
+from mobiedit.runtime.journal import JOURNAL_NAME
+from mobiedit.runtime.journal_state import JournalState, parse_journal
 from mobiedit.runtime.manifest import Manifest, parse_manifest
 from mobiedit.runtime.manifest_fields import MANIFEST_NAME
 

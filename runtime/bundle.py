@@ -25,7 +25,6 @@ from .edit_set import EditSet, EditSetConfig
 from .editor import EditResult, SolvedEdit, Workbench, solve_edit
 from .edits_in_force import EditsInForce
 from .errors import JournalError
-from .facts import in_force
 from .gauss_newton import gauss_newton
 from .journal import Journal
 from .journal_records import EditRecord, new_edit_id
@@ -210,11 +209,11 @@ class Bundle:
         return self.reader().score(prompt, answer)
 
     def edits(self) -> tuple[EditRecord, ...]:
-        """Return the committed edits that are in force, oldest first: neither undone nor replaced."""
-        return in_force(self._journal.read().edits)
+        """Return the committed edits that are in force, oldest first; see `JournalState`."""
+        return self._journal.read().edits
 
     def undo(self, edit_id: str | None = None) -> EditRecord:
-        """Withdraw an edit, by default the last one, and return it; one that it covered is in force again.
+        """Withdraw an edit, by default the last one in force, and return it; one that it covered is in force again.
 
         Raises
         ------
@@ -222,12 +221,12 @@ class Bundle:
             When there is no such edit.
         """
         with editing_lock(self.path / EDITS):
-            edits = {edit.edit_id: edit for edit in self._journal.read().edits}
-            if not edits:
+            state = self._journal.read()
+            if not state.edits:
                 raise JournalError("this bundle has no edits: there is nothing to undo")
-            chosen = edit_id or next(reversed(edits))
+            chosen = edit_id or state.edits[-1].edit_id
             self._journal.append_undo(chosen)
-            return edits[chosen]
+            return state.replay.taught[chosen]
 
     def info(self) -> dict[str, Any]:
         """Return what the bundle is and what runs it, as plain data; see `describe`."""

@@ -10,7 +10,7 @@ from .bundle_layout import GRAPHS
 from .configuration import ExecutionConfig
 from .decoder import DecoderParts
 from .edits_in_force import EditsInForce
-from .journal import JournalState
+from .journal_state import JournalState
 from .manifest import Manifest
 from .memory_plan import predicted_peaks
 from .staged_edit import stages_edits
@@ -55,6 +55,7 @@ def describe(
         "predicted_peak_bytes": predicted_peaks(manifest, execution),
         "edits": len(solved.edits),
         "slots": {"used": min(len(solved.edits), manifest.slots), "total": manifest.slots},
+        "covered_edits": len(state.active) - len(state.edits),
         "compaction_error": solved.compaction_error,
         "bytes": sum(entry.size for entry in manifest.files.values()),
         "checks": manifest.checks,

@@ -115,7 +115,7 @@ class BundleWriter:
             (self.folder / EDITS).mkdir()
             write_atomic(self.folder / MANIFEST_NAME, manifest_json.encode(), None)
             for path in self.folder.iterdir():
-                path.chmod(0o755 if path.is_dir() else 0o644)
+                path.chmod(0o700 if path.is_dir() else 0o644)  # the folder is that of the edits: personal
                 if path.is_file():
                     _flush(path)
             self.folder.chmod(0o755)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from . import store_commands
 from .bundle import open_bundle
 from .cli_support import (
     CONTEXT_SETTINGS,
@@ -33,6 +34,8 @@ def main() -> None:
 main.add_command(edit)
 main.add_command(bench)
 main.add_command(report)
+for store_command in store_commands.COMMANDS:
+    main.add_command(store_command)
 
 
 @main.command()
@@ -52,35 +55,6 @@ def ask(bundle: Path, prompt: str, max_tokens: int, execution: ExecutionConfig, 
     click.echo()
 
 
-@main.command(name="list")
-@bundle_argument
-@json_option
-def list_edits(bundle: Path, as_json: bool) -> None:
-    """List the edits of BUNDLE, oldest first."""
-    edits = open_bundle(bundle, verify=False).edits()
-    if as_json:
-        names = ("edit_id", "created", "prompt", "subject", "target", "optimizer", "report")
-        echo_json([{name: getattr(e, name) for name in names} for e in edits])
-        return
-    for e in edits:
-        click.echo(f"{e.edit_id}  {e.created}  {e.prompt.replace('{}', e.subject)} -> {e.target}")
-    if not edits:
-        click.echo("no edits")
-
-
-@main.command()
-@bundle_argument
-@click.argument("edit_id", required=False)
-@json_option
-def undo(bundle: Path, edit_id: str | None, as_json: bool) -> None:
-    """Take an edit of BUNDLE back: the one named, or the last."""
-    edit = open_bundle(bundle, verify=False).undo(edit_id)
-    if as_json:
-        echo_json({"edit_id": edit.edit_id, "undone": True})
-    else:
-        click.echo(f"undone: {edit.edit_id}  {edit.prompt.replace('{}', edit.subject)} -> {edit.target}")
-
-
 @main.command()
 @bundle_argument
 @staging_option
@@ -94,25 +68,6 @@ def info(bundle: Path, execution: ExecutionConfig, as_json: bool) -> None:
         return
     for name, value in _flat(data):
         click.echo(f"{name:<40} {value}")
-
-
-@main.command()
-@bundle_argument
-@json_option
-def verify(bundle: Path, as_json: bool) -> None:
-    """Compare every file of BUNDLE with its hash, and read the journal to its end."""
-    opened = open_bundle(bundle)
-    data = {
-        "files": len(opened.manifest.files),
-        "edits": len(opened.edits()),
-        "torn_journal_bytes": opened.info()["torn_journal_bytes"],
-    }
-    if as_json:
-        echo_json({"ok": True, **data})
-        return
-    click.echo(f"{data['files']} files and {data['edits']} edits are intact")
-    if data["torn_journal_bytes"]:
-        click.echo(f"{data['torn_journal_bytes']} bytes of an interrupted edit will be dropped by the next edit")
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Sequence
 
 from .edit_set import EditSet, EditSetConfig
-from .facts import FactKey, fact_key, in_force, without
+from .facts import FactKey, fact_key, without
 from .journal import Journal
 from .journal_records import EditRecord
 from .manifest import Manifest
@@ -51,7 +51,7 @@ class EditsInForce:
     def _current(self) -> tuple[tuple[EditRecord, ...], EditSet]:
         stamp = self._stamp()  # before the file is read: a change in between is seen the next time
         if self._held is None or self._held[0] != stamp:
-            records = in_force(self._journal.read().edits)
+            records = self._journal.read().edits
             solved = self._solve(records)
             if not solved.holds:
                 _log.warning(

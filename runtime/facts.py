@@ -1,4 +1,4 @@
-"""Which edits teach the same fact, and which of them is in force: the last one taught."""
+"""Which edits teach the same fact."""
 
 from __future__ import annotations
 
@@ -27,13 +27,6 @@ F = TypeVar("F", bound=Fact)
 def fact_key(prompt: str, subject: str) -> FactKey:
     """Return what two edits of the same fact have in common: prompt and subject, whatever their case and spaces."""
     return _normalised(prompt), _normalised(subject)
-
-
-def in_force(edits: Iterable[F]) -> tuple[F, ...]:
-    """Return the last edit of each fact, in the order given; the others of it are covered."""
-    held = tuple(edits)
-    last = {fact_key(edit.prompt, edit.subject): index for index, edit in enumerate(held)}
-    return tuple(held[index] for index in sorted(last.values()))
 
 
 def without(edits: Iterable[F], facts: Collection[FactKey]) -> tuple[F, ...]:

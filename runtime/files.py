@@ -17,6 +17,7 @@ from .errors import BundleError, StorageError
 
 EXPORT_AGAIN = "export the bundle again or copy it again"
 
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 _FLAT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 _DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
@@ -180,7 +181,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def ensure_folder(folder: Path) -> None:
-    """Create `folder` inside a folder that exists, if it is not there.
+    """Create `folder` inside a folder that exists, if it is not there; it is private to its user (mode 0700).
 
     Raises
     ------
@@ -192,7 +193,7 @@ def ensure_folder(folder: Path) -> None:
     try:
         with storage_errors(f"create {folder}"):
             if not folder.is_dir():
-                folder.mkdir(exist_ok=True)
+                folder.mkdir(mode=0o700, exist_ok=True)
                 fsync_folder(folder.parent)
     except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         raise BundleError(f"{folder} is no folder and cannot become one; check the path of the bundle") from error
@@ -229,6 +230,22 @@ def write_atomic(path: Path, data: bytes, mode: int | None = 0o600) -> None:
                 temporary.unlink()
             raise
         fsync_folder(path.parent)
+
+
+def leftovers(folder: Path, *others: str) -> list[Path]:
+    """Return the temporary files that a killed `write_atomic` left in `folder`, and those of the names `others`."""
+    with suppress(FileNotFoundError, NotADirectoryError), storage_errors(f"look into {folder}"):
+        return [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name) or path.name in others]
+    return []
+
+
+def remove_durably(paths: list[Path]) -> None:
+    """Remove files of one folder; on return their names are gone from the disk too. StorageError if it refuses."""
+    for path in paths:
+        with storage_errors(f"remove {path}"):
+            path.unlink(missing_ok=True)
+    if paths:
+        fsync_folder(paths[0].parent)
 
 
 def write_tail(path: Path, start: int, data: bytes) -> None:

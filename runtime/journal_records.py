@@ -1,4 +1,4 @@
-"""What a journal records: edits, and their undoing."""
+"""What a journal records: edits, their undoing, and that one was forgotten."""
 
 import math
 import re
@@ -37,6 +37,11 @@ class Record:
 @dataclass(frozen=True, eq=False)
 class UndoRecord(Record):
     """The withdrawal of an edit."""
+
+
+@dataclass(frozen=True, eq=False)
+class ForgetRecord(Record):
+    """What is left of an edit that was forgotten: its identifier, so that no other journal brings it back."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,7 +35,7 @@ def editing_lock(folder: Path, holder: str = "another process is editing this bu
     ensure_folder(folder)
     path = folder / LOCK_NAME
     is_regular(path)
-    lock = FileLock(path, blocking=False)
+    lock = FileLock(path, blocking=False, mode=0o600)
     try:
         with storage_errors(f"lock {folder}"):
             lock.acquire()

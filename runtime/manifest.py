@@ -13,6 +13,8 @@ from .files import EXPORT_AGAIN, check_name, read_regular, safe_child, sha256_of
 from .manifest_fields import MANIFEST_NAME, bad, exact, finite, integer, number, sha256, texts, typed, unique
 
 SCHEMA_VERSION = 3
+MAX_SLOT_BYTES = 256 * 2**20
+"""What the slots' inputs may take: a manifest alone must not fill the memory of whoever reads the edits."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def parse_manifest(text: str) -> Manifest:
         sink_token=integer(raw["sink_token"], "sink_token", 0, last_token),
         eos_tokens=tuple(integer(token, "eos_tokens", 0, last_token) for token in eos_tokens),
         mask_value=number(raw["mask_value"], "mask_value"),
-        slots=integer(raw["slots"], "slots", 1),
+        slots=integer(raw["slots"], "slots", 1, MAX_SLOT_BYTES // (4 * (shape.width + shape.mlp_width))),
         row_prefixes=prefixes,
         canaries=texts(raw["canaries"], "canaries"),
         statistics=typed(raw["statistics"], dict, "statistics"),

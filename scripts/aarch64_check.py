@@ -38,8 +38,8 @@ from mobiedit.runtime.bundle_layout import EDITS
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
 from mobiedit.runtime.errors import MobiEditError, RequestError
 from mobiedit.runtime.files import write_atomic
-from mobiedit.runtime.journal import read_journal
 from mobiedit.runtime.journal_records import EditRecord
+from mobiedit.runtime.journal_state import read_journal
 from mobiedit.runtime.manifest import read_manifest
 from scripts.make_checkpoint import SHAPES, write_checkpoint
 from scripts.support.emulated import EmulatedTransport, build_root

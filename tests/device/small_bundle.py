@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from mobiedit.runtime.bundle_layout import EDITS
-from mobiedit.runtime.journal import Journal, JournalState
+from mobiedit.runtime.journal import Journal
 from mobiedit.runtime.journal_records import EditRecord
+from mobiedit.runtime.journal_state import JournalState
 from mobiedit.runtime.manifest import (
+    SCHEMA_VERSION,
     BaseModel,
     FileEntry,
     Manifest,
@@ -30,7 +32,7 @@ def write_bundle(folder: Path, files: Mapping[str, bytes] = FILES, *, weights: s
     for name, data in files.items():
         (folder / name).write_bytes(data)
     manifest = Manifest(
-        schema_version=2,
+        schema_version=SCHEMA_VERSION,
         base=BaseModel("small", "llama", None, weights),
         shape=ModelShape(4, 2, 3, 2, 1, 4, 32, 64, True),
         edit_layer=2,
@@ -72,7 +74,7 @@ def teach(folder: Path, *edit_ids: str, created: str = "2026-01-02T03:04:05+00:0
     """Commit edits to a bundle, wherever it is."""
     journal = journal_of(folder)
     for edit_id in edit_ids:
-        journal.append_edits([make_edit(edit_id, read_manifest(folder).edit_base, created)])
+        journal.append_edits((make_edit(edit_id, read_manifest(folder).edit_base, created),))
 
 
 def edits_of(folder: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from mobiedit.device.pull import pull_edits
 from mobiedit.device.push import push_bundle
 from mobiedit.runtime.errors import BusyError, JournalError
 from mobiedit.runtime.lock import editing_lock
+from mobiedit.runtime.manifest import read_manifest
 from tests.device.local_transport import Cut, LocalTransport
-from tests.device.small_bundle import FILES, edits_of, journal_of, teach, write_bundle
+from tests.device.small_bundle import FILES, edits_of, journal_of, make_edit, teach, write_bundle
 
 
 @pytest.fixture
@@ -54,6 +56,27 @@ def test_pull_leaves_an_edit_undone_when_the_host_undid_it(place: BundlePlace, l
     journal_of(local).append_undo("both")
     pull_edits(LocalTransport(), place, local)
     assert edits_of(local) == []
+
+
+def test_pull_erases_an_edit_when_the_device_forgot_it(place: BundlePlace, local: Path) -> None:
+    teach(current(place), "away")
+    journal_of(current(place)).forget("both")
+    result = pull_edits(LocalTransport(), place, local)
+    assert (result.new_edits, result.forgotten, result.edits) == (("away",), ("both",), 1)
+    assert b"both of" not in (local / "edits" / "journal").read_bytes()
+    push_bundle(LocalTransport(), place, local)
+    assert edits_of(current(place)) == ["away"]
+
+
+def test_pull_tells_which_edits_the_devices_ones_replace(place: BundlePlace, local: Path) -> None:
+    home, away = (
+        replace(make_edit(name, read_manifest(local).edit_base), prompt="same {}") for name in ("home", "away")
+    )
+    journal_of(local).append_edits((home,))
+    journal_of(current(place)).append_edits((away,))
+    result = pull_edits(LocalTransport(), place, local)
+    assert (result.new_edits, result.replaced, result.edits) == (("away",), ("home",), 2)
+    assert edits_of(local) == ["both", "away"]
 
 
 def test_pull_refuses_when_slots_do_not_suffice(place: BundlePlace, local: Path) -> None:

@@ -309,3 +309,25 @@ def test_journal_on_the_device_is_private(place: BundlePlace, local: Path) -> No
     teach(local, "a")
     push_bundle(LocalTransport(), place, local)
     assert (current(place) / "edits" / "journal").stat().st_mode & 0o777 == 0o600
+
+
+def test_push_erases_what_the_host_forgot_from_every_version(place: BundlePlace, local: Path) -> None:
+    teach(local, "secret", "kept")
+    first = push_bundle(LocalTransport(), place, local)
+    journal_of(local).forget("secret")
+    write_bundle(local, CHANGED)
+    push_bundle(LocalTransport(), place, local)
+    assert current(place).name != first.version
+    assert edits_of(current(place)) == ["kept"]
+    assert edits_of(Path(place.version(first.version))) == ["kept"]
+    journals = [path.read_bytes() for path in Path(place.folder).rglob("journal*")]
+    assert len(journals) == 2
+    assert not any(b"secret of" in journal for journal in journals)
+
+
+def test_push_does_not_bring_back_what_the_device_forgot(place: BundlePlace, local: Path) -> None:
+    teach(local, "secret", "kept")
+    push_bundle(LocalTransport(), place, local)
+    journal_of(current(place)).forget("secret")
+    assert push_bundle(LocalTransport(), place, local).up_to_date
+    assert edits_of(current(place)) == ["kept"]

@@ -77,3 +77,12 @@ def test_rollback_leaves_a_whole_version_current_when_it_is_cut_at_any_call(plac
         require_whole(current(place))
         assert edits_of(current(place)) == ["first", "second"]
     rollback(LocalTransport(), place)
+
+
+def test_rollback_erases_what_was_forgotten_from_both_versions(place: BundlePlace) -> None:
+    journal_of(current(place)).forget("first")
+    rollback(LocalTransport(), place)
+    assert edits_of(current(place)) == ["second"]
+    journals = [path.read_bytes() for path in Path(place.folder).rglob("journal*")]
+    assert len(journals) == 2
+    assert not any(b"first of" in journal for journal in journals)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobiedit.runtime.facts import fact_key, in_force, without
+from mobiedit.runtime.facts import fact_key, without
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,6 @@ def test_key_is_another_when_prompt_or_subject_is() -> None:
 def test_key_of_a_key_is_itself_when_texts_are_any(prompt: str, subject: str) -> None:
     key = fact_key(prompt, subject)
     assert fact_key(*key) == key
-
-
-def test_last_edit_of_a_fact_is_in_force_when_there_are_several() -> None:
-    first, other, again = Taught("{} is", "Anna", "1"), Taught("{} is", "Bert", "2"), Taught("{}  is", "ANNA", "3")
-    assert in_force([first, other, again]) == (other, again)
-    assert in_force([first, other]) == (first, other)  # the later one undone
-    assert in_force(iter([again, first])) == (first,)
-    assert in_force([]) == ()
 
 
 def test_edits_of_other_facts_are_left_when_some_are_taken_out() -> None:

@@ -55,7 +55,7 @@ JSON = st.recursive(
 )
 OBJECTS = st.dictionaries(TEXTS, JSON, max_size=3)
 NAMES = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=9).map(lambda name: f"f{name}.bin")
-SHAPES = st.builds(ModelShape, st.integers(2, 99), *[st.integers(1)] * 7, st.booleans())
+SHAPES = st.builds(ModelShape, st.integers(2, 99), *[st.integers(1, 9999)] * 7, st.booleans())
 
 
 @st.composite
@@ -74,7 +74,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         sink_token=draw(tokens),
         eos_tokens=tuple(draw(st.lists(tokens, max_size=3))),
         mask_value=draw(st.floats(allow_nan=False, allow_infinity=False)),
-        slots=draw(st.integers(1)),
+        slots=draw(st.integers(1, 999)),
         row_prefixes=("{}", *prefixes),
         canaries=tuple(draw(st.lists(TEXTS, max_size=3))),
         statistics=draw(OBJECTS),
