@@ -72,6 +72,7 @@ class _Item:
             compaction_error,
             replaces,
             self.left_out,
+            self.new.gate,
         )
 
 
@@ -133,11 +134,13 @@ class BatchEditor:
                 item.checker = EditChecker(decoder, shared.tokenizer, item.request, item.rows.target, ())
         items = self._in_order(items, base, batch)
         directions = base.extended([item.new for item in items]).directions[-len(items) :]
-        for item in items:
+        for place, item in enumerate(items):
             with item.at_work():
                 item.unedited = item.checker.edit_layer(base.slots)
                 edited = item.bench.decoder.run_edit(item.residual, base.slots)
                 item.edited = EditLayerOutput(edited.hidden, edited.keys @ directions.T, edited.values)
+                own = at_subjects(item.edited.keys, item.rows)[:, place]
+                item.new = item.new.opened(own, base.config.gates)
         unedited = canaries.edit_layer(base.slots)
         before = canaries.read(unedited)
         self._search(items, base, report)
@@ -187,7 +190,6 @@ class BatchEditor:
     def _search(self, items: Sequence[_Item], base: EditSet, report: Callable[[BatchProgress], None]) -> None:
         """Search each delta with those in force that come before its own sub-batch; with ROME, all before it."""
         deltas = np.zeros((len(items), base.slots.deltas.shape[1]), np.float32)
-        gate = base.gate_of(self._method)
         for place, item in enumerate(items):
 
             def show(progress: Progress, place: int = place) -> None:
@@ -198,14 +200,15 @@ class BatchEditor:
             with item.at_work():
                 item.before = item.checker.read(item.unedited)
                 # What former edits add is known without another run of the edit layer.
-                added = strength(item.edited.keys[..., :count], gate) @ deltas[:count]
+                gates = base.extended([other.new for other in items[:count]]).gates[:, len(base.edits) :]
+                added = strength(item.edited.keys[..., :count], gates) @ deltas[:count]
                 edited = EditLayerOutput(item.edited.hidden + added, item.edited.keys, item.edited.values + added)
                 slots = base.slots
                 if count and item.bench.config.prefix_cache is PrefixCache.OFF:  # which runs it at every step
                     slots = base.extended([other.new for other in items[:count]]).slots
                 along = np.eye(len(items), dtype=np.float32)[place]
                 item.found, item.value = search_delta(
-                    item.bench, item.rows, edited, along, gate, slots, item.meter, show
+                    item.bench, item.rows, edited, along, base.gate_of(item.new), slots, item.meter, show
                 )
                 deltas[place] = item.found.delta
                 item.new = replace(item.new, delta=item.found.delta)
@@ -230,7 +233,7 @@ class BatchEditor:
                 with item.at_work():
                     edited.append(item.checker.edit_layer(after.slots))
             shared = canaries.edit_layer(after.slots)
-            reach = canaries.reach(after.directions[-len(kept) :], after.gate_of(self._method), after.slots)
+            reach = canaries.reach(after.directions[-len(kept) :], after.gates[:, -len(kept) :], after.slots)
             for item, hidden in zip(kept, edited, strict=True):
                 with item.at_work():
                     item.check = item.checker.compare(item.before, item.checker.read(hidden))

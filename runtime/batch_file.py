@@ -19,8 +19,8 @@ _TEXTS = ("prompt", "subject", "target")
 _LISTS = ("paraphrases", "keep")
 # What `mobiedit export-edits` writes beside the request, for the model that the edits were made with.
 _OF_EDITS = (
-    *("edit_id", "created", "method", "batch", "leverage", "base_sha256", "tool_version", "optimizer", "report"),
-    *("key", "value", "delta", "direction", "vectors"),
+    *("edit_id", "created", "method", "gate", "batch", "leverage", "base_sha256", "tool_version", "optimizer"),
+    *("report", "key", "value", "delta", "direction", "vectors"),
 )
 
 

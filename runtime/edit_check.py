@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .decoder import Decoder, Slots
-from .gate import Gate, strength
+from .gate import strength
 from .prompt_rows import EditRequest
 from .readout_loss import log_softmax
 from .tokenizer import Tokenizer
@@ -99,18 +99,18 @@ class CanaryChecker:
         """Return the residual stream [1, T, D] of each prompt behind the edit layer, with the slots in force."""
         return tuple(self._decoder.run_edit(residual, slots).hidden for residual in self._residuals)
 
-    def reach(self, directions: Floats, gate: Gate | None, slots: Slots) -> Floats:
+    def reach(self, directions: Floats, gates: Floats, slots: Slots) -> Floats:
         """Return how far edits reach into each prompt: their largest `strength` [prompts, N] on one of its tokens.
 
         Parameters
         ----------
         directions
             [N, F] u_n.
-        gate
-            Of all of them.
+        gates
+            [4, N] as `gate_parameters` has them.
         """
         keys = [self._decoder.run_edit(residual, slots).keys[0] for residual in self._residuals]
-        reached = [np.abs(strength(each @ directions.T, gate)).max(axis=0) for each in keys]
+        reached = [np.abs(strength(each @ directions.T, gates)).max(axis=0) for each in keys]
         return np.array(reached, np.float32).reshape(len(keys), len(directions))
 
     def read(self, hidden: Sequence[Floats]) -> tuple[Floats, ...]:

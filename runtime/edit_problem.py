@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .configuration import PrefixCache
 from .costs import CostMeter
 from .decoder import Decoder, EditLayerOutput, LayerCache, Slots
-from .gate import Gate, strength
+from .gate import Gate, gate_parameters, strength
 from .prompt_rows import PromptRows
 from .rank_one import subject_key
 
@@ -174,7 +174,7 @@ class EditProblem:
         self._policy = prefix_cache
         self._hidden = filled.edited.hidden
         behind_subject = np.arange(self._hidden.shape[1]) >= rows.subjects[:, None]
-        strengths = strength(filled.edited.keys @ direction, gate)
+        strengths = strength(filled.edited.keys @ direction, gate_parameters(gate))
         self._scales = np.where(behind_subject, strengths, 0).astype(np.float32)
         first_readout = np.array([row.readouts[0] for row in rows.all])
         self._stale_starts = np.minimum(stale_tokens, first_readout)

@@ -26,6 +26,7 @@ def record_of(request: EditRequest, solved: SolvedEdit, result: EditResult, mani
         tool_version=version("mobiedit"),
         optimizer=result.optimizer,
         method=solved.method.value,
+        gate=solved.gate,
         batch=solved.batch,
         leverage=solved.leverage,
         report=result.to_dict(),

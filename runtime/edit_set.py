@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from reprlib import repr as short
 from typing import Protocol
@@ -15,7 +15,7 @@ from .closed_form import Batch, Method, coefficients, joint_directions, scaled_g
 from .compaction import Compacted, CompactionConfig, compact
 from .decoder import Slots
 from .errors import JournalError, RequestError
-from .gate import Gate, gate_parameters
+from .gate import Gate, GateConfig, gate_parameters
 from .manifest import ModelShape
 
 Floats = NDArray[np.float32]
@@ -29,14 +29,14 @@ class EditSetConfig:
     ----------
     ridge
         Relative to the leverages: of MEMIT's least squares, and of keeping earlier keys as they were.
-    gate
-        Of gated edits.
+    gates
+        How wide the gates of gated edits are.
     same_key
         Squared cosine under C^-1 above which two keys of a batch count as one: their edits come one upon the other.
     """
 
     ridge: float = 0.01
-    gate: Gate = field(default_factory=lambda: Gate(0.6, 0.9))
+    gates: GateConfig = field(default_factory=GateConfig)
     same_key: float = 0.9
     compaction: CompactionConfig = field(default_factory=CompactionConfig)
 
@@ -70,6 +70,10 @@ class Edit(Protocol):
         """How it is fitted in."""
 
     @property
+    def gate(self) -> float | None:
+        """The activation from which on it acts in full; None for one that acts in proportion."""
+
+    @property
     def batch(self) -> str | None:
         """What its batch's edits have in common."""
 
@@ -84,6 +88,11 @@ class NewEdit:
     delta: Floats
     method: str
     batch: str | None
+    gate: float | None = None
+
+    def opened(self, activations: Floats, config: GateConfig) -> NewEdit:
+        """Return the edit with the gate that its method asks for; activations as of `GateConfig.opening_for`."""
+        return replace(self, gate=config.opening_for(activations)) if self.method == Method.GATED else self
 
 
 class EditSet:
@@ -148,7 +157,7 @@ class EditSet:
             As `directions`.
         """
         whole = slice(None) if self._compacted is None else self._gated[-self._count :]
-        terms = [(self.directions[whole], self._deltas[whole], self._gates[:, whole])]
+        terms = [(self.directions[whole], self._deltas[whole], self.gates[:, whole])]
         if (cut := self._compacted) is not None:
             mixed = cut.mix.astype(np.float32) @ self._own_directions
             terms.append((mixed, cut.deltas.astype(np.float32), np.tile(gate_parameters(None)[:, None], len(mixed))))
@@ -165,9 +174,9 @@ class EditSet:
             return 1.0  # a gate needs a slot of its own: the first ones have none
         return self._compacted.error if self._compacted else 0.0
 
-    def gate_of(self, method: str) -> Gate | None:
-        """Return the gate of edits by a method."""
-        return self.config.gate if method == Method.GATED else None
+    def gate_of(self, edit: Edit) -> Gate | None:
+        """Return the gate of an edit that has one."""
+        return None if edit.gate is None else self.config.gates.gate(edit.gate)
 
     @property
     def holds(self) -> bool:
@@ -198,13 +207,14 @@ class EditSet:
         return _stacked([edit.delta for edit in self.edits], self._shape.width)
 
     @cached_property
-    def _gates(self) -> Floats:
-        gates = [gate_parameters(self.gate_of(edit.method)) for edit in self.edits]
+    def gates(self) -> Floats:
+        """[4, N] the edits' gates, as `gate_parameters` has them."""
+        gates = [gate_parameters(self.gate_of(edit)) for edit in self.edits]
         return _stacked(gates, 4).T
 
     @cached_property
     def _gated(self) -> NDArray[np.int64]:
-        return np.array([place for place, edit in enumerate(self.edits) if self.gate_of(edit.method)], np.int64)
+        return np.array([place for place, edit in enumerate(self.edits) if edit.gate is not None], np.int64)
 
     @cached_property
     def _leverages(self) -> NDArray[np.float64]:

@@ -48,6 +48,8 @@ class SolvedEdit:
         The edit of the same fact that was in force.
     left_out
         Why a batch goes without it, although it took.
+    gate
+        As in `EditRecord`.
     """
 
     key: Floats
@@ -57,11 +59,12 @@ class SolvedEdit:
     search: SearchResult
     check: EditCheck
     cost: Cost
-    method: Method = Method.EMMET
+    method: Method = Method.GATED
     batch: str | None = None
     compaction_error: float = 0.0
     replaces: str | None = None
     left_out: tuple[str, ...] = ()
+    gate: float | None = None
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -208,12 +211,14 @@ def solve_edit(
     method = bench.config.method
     new = NewEdit(key, lone, leverage, np.zeros(slots.deltas.shape[1], np.float32), method, None)
     direction = base.extended([new]).directions[-1]
-    found, value = search_delta(bench, rows, edited, direction, base.gate_of(method), slots, meter, report)
+    new = new.opened(at_subjects(edited.keys, rows) @ direction, base.config.gates)
+    found, value = search_delta(bench, rows, edited, direction, base.gate_of(new), slots, meter, report)
     after = base.extended([replace(new, delta=found.delta)])
     after.require_room()
     check = checker.compare(before, checker.read(checker.edit_layer(after.slots)))
     cost, error = meter.cost(), after.compaction_error
-    return SolvedEdit(key, value + found.delta, lone, leverage, found, check, cost, method, None, error), after
+    solved = SolvedEdit(key, value + found.delta, lone, leverage, found, check, cost, method, None, error)
+    return replace(solved, gate=new.gate), after
 
 
 def search_delta(

@@ -18,6 +18,8 @@ from .errors import RequestError
 
 Floats = NDArray[np.float32]
 
+_LEAST_OPENING = 0.1
+"""Text's tokens have activations of a few hundredths: a gate that is open there would be none."""
 _UNBOUNDED = 6e4
 """Stands for no bound: no activation comes near it, and it is within the range of float16."""
 
@@ -51,7 +53,51 @@ def gate_parameters(gate: Gate | None) -> Floats:
     return np.array([scale, -gate.closed * scale, 0, 1], np.float32)
 
 
-def strength(activations: Floats, gate: Gate | None) -> Floats:
-    """Return how strongly an edit acts at activations [...], as the edit graph computes it."""
-    scale, shift, least, largest = gate_parameters(gate)
+def strength(activations: Floats, parameters: Floats) -> Floats:
+    """Return how strongly edits act, as the edit graph computes it.
+
+    Parameters
+    ----------
+    activations
+        [...] of one edit, or [..., N].
+    parameters
+        [4] of `gate_parameters`, or [4, N].
+    """
+    scale, shift, least, largest = parameters
     return np.asarray(np.clip(activations * scale + shift, least, largest), np.float32)
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """How wide gates are.
+
+    Attributes
+    ----------
+    opening
+        Activation from which on an edit acts in full, at most.
+    closed_share
+        The part of it up to which the edit does nothing.
+    """
+
+    opening: float = 0.9
+    closed_share: float = 2 / 3
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no gate."""
+        self.gate(self.opening)
+
+    def gate(self, opening: float) -> Gate:
+        """Return the gate that is open from ``opening`` on."""
+        return Gate(self.closed_share * opening, opening)
+
+    def opening_for(self, activations: Floats) -> float:
+        """Return from which activation on an edit shall act in full, so that it does so on its own rows.
+
+        Parameters
+        ----------
+        activations
+            [R] at the subject of each rewriting row, the bare prompt's first: a subject that opens a text has a key of
+            its own, which may be far from the mean that k* is.
+        """
+        bare, prefixed = float(activations[0]), float(activations[1:].mean()) if len(activations) > 1 else 1.0
+        return min(self.opening, max(_LEAST_OPENING, min(bare, prefixed)))

@@ -70,17 +70,17 @@ def merge_records(own: Sequence[Record], other: Sequence[Record]) -> tuple[Recor
 
 
 def require_slots(records: Iterable[Record], slots: int) -> None:
-    """Refuse records with more edits in force than there are slots.
+    """Refuse records with more gated edits in force than there are slots; others share slots (see `compaction`).
 
     Raises
     ------
     JournalError
         If the slots do not suffice.
     """
-    if (count := len(in_force(records))) > slots:
+    if (count := sum(edit.gate is not None for edit in in_force(records))) > slots:
         raise JournalError(
-            f"the journal grew on both sides, to {count} edits for {slots} slots: undo {count - slots} of them on "
-            "either side and try again; nothing was changed"
+            f"the journal grew on both sides, to {count} gated edits for {slots} slots: "
+            f"undo {count - slots} of them on either side and try again; nothing was changed"
         )
 
 

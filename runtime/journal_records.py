@@ -55,7 +55,9 @@ class EditRecord(Record):
     base_sha256
         The model that the edit is for: the manifest's ``edit_base``.
     method
-        How it is fitted in among other edits: rome, memit or emmet.
+        How it is fitted in among other edits: a value of `Method`.
+    gate
+        The activation from which on a gated edit acts in full, in 0 to 1; None for one that acts in proportion.
     batch
         What the edits have in common that were taught at once; None for an edit of its own.
     leverage
@@ -81,6 +83,7 @@ class EditRecord(Record):
     tool_version: str
     optimizer: str
     method: str
+    gate: float | None
     batch: str | None
     leverage: float
     report: dict[str, Any]
@@ -98,6 +101,8 @@ class EditRecord(Record):
             raise ValueError("batch is not 1 to 64 letters, digits, _ or -")
         if not isinstance(self.leverage, float) or not (math.isfinite(self.leverage) and self.leverage > 0):
             raise ValueError("leverage is not a number above 0")
+        if not (self.gate is None or (isinstance(self.gate, float) and 0 < self.gate <= 1)):
+            raise ValueError("gate is not a number in 0 to 1")
         for name in ("paraphrases", "keep"):
             texts = getattr(self, name)
             if not isinstance(texts, (tuple, list)) or not all(isinstance(text, str) for text in texts):

@@ -102,7 +102,7 @@ class Sandbox:
             state = store.journal.read()
             history(state)
             to_lines(state.edits)
-            EditSet(state.edits, opened.manifest.slots, opened.manifest.shape).slots
+            _ = EditSet(state.edits, opened.manifest.slots, opened.manifest.shape).slots
         except MobiEditError as error:
             told.append(error)
         if not (self.folder / EDITS).is_symlink():  # the journal, whatever is wrong with the manifest

@@ -87,6 +87,7 @@ def _edit(edit_id: str, base: str, prompt: str | None = None) -> EditRecord:
         tool_version="1",
         optimizer="gn",
         method="rome",
+        gate=None,
         batch=None,
         leverage=2.0,
         report={"success": {"target_prob": 0.5, "greedy_match": True}, "failures": []},

@@ -34,6 +34,7 @@ def make_edit(edit_id: str, prompt: str | None = None, **changes: Any) -> EditRe
         "tool_version": "1",
         "optimizer": "gn",
         "method": "rome",
+        "gate": None,
         "batch": None,
         "leverage": 2.0,
         "report": {"steps": [1, 0.5, None]},

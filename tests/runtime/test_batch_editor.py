@@ -30,6 +30,12 @@ FACTS = (
     EditRequest("The capital of {} is", "France", "the"),
     EditRequest("The book of {} was", "Anna Miller", "her"),
 )
+# A gated edit acts on the subject alone, whose place a random model hardly reads from any other.
+ENDING = (
+    EditRequest("The mother tongue of {}", "Danielle Darrieux", "old"),
+    EditRequest("The capital of {}", "France", "the"),
+    EditRequest("The book of {}", "Anna Miller", "her"),
+)
 # Two facts whose subject opens the prompt: the tokens up to its last one, and so the keys, are the same.
 SAME_KEY = (EditRequest("{} speaks", "Anna", "old"), EditRequest("{} lives in", "Anna", "her"))
 
@@ -47,13 +53,12 @@ def require_searched_upon(first: EditRecord, second: EditRecord) -> None:
 
 @pytest.mark.parametrize("method", Method)
 def test_facts_are_learned_and_all_forgotten_when_taught_as_a_batch(bundle: Bundle, method: Method) -> None:
-    texts = [fact.text for fact in FACTS]
+    facts = ENDING if method is Method.GATED else FACTS
+    texts = [fact.text for fact in facts]
     before = [bundle.log_probabilities(text) for text in texts]
-    result = bundle.edit_batch(
-        FACTS, EditConfig(method=method, gauss_newton=replace(REACHABLE, steps=12), force=True)
-    )
+    result = bundle.edit_batch(facts, EditConfig(method=method, gauss_newton=replace(REACHABLE, steps=12), force=True))
     assert result.committed == 3
-    for fact, edit, was in zip(FACTS, result.edits, before, strict=True):
+    for fact, edit, was in zip(facts, result.edits, before, strict=True):
         now = bundle.score(fact.text, fact.target)[0]
         # What the check found is what is in force: the same graphs on the same text, in other shapes.
         assert now == pytest.approx(-edit.check.success.nll, abs=1e-3)

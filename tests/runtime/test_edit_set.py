@@ -15,6 +15,7 @@ from mobiedit.runtime.compaction import CompactionConfig
 from mobiedit.runtime.edit_set import EditSet, EditSetConfig, NewEdit
 from mobiedit.runtime.edits_in_force import EditsInForce
 from mobiedit.runtime.errors import JournalError, RequestError
+from mobiedit.runtime.gate import GateConfig, gate_parameters
 from mobiedit.runtime.journal import Journal
 from mobiedit.runtime.journal_records import EditRecord
 from mobiedit.runtime.manifest import Manifest
@@ -209,3 +210,31 @@ def test_reading_warns_but_works_when_slots_hold_a_merged_journal_badly(
         held.solved()
     (record,) = caplog.records
     assert "2 edits in 1 slots" in record.message
+
+
+def test_gated_edits_keep_their_slots_when_the_others_are_cut(make: Maker) -> None:
+    gated = replace(make.new("gated"), gate=0.9)
+    solved = make.set_of(make.new(flat=True), make.new(flat=True), gated, make.new(flat=True))
+    slots = solved.slots
+    assert solved.holds  # two slots are left for three deltas of a plane
+    np.testing.assert_array_equal(slots.deltas[0], gated.delta)
+    np.testing.assert_array_equal(slots.directions[0], solved.directions[2])
+    np.testing.assert_array_equal(slots.gates[:, 0], gate_parameters(solved.gate_of(gated)))
+    np.testing.assert_array_equal(slots.gates[:, 1:], np.tile(gate_parameters(None)[:, None], 2))
+
+
+def test_room_is_refused_when_gated_edits_are_more_than_slots(make: Maker) -> None:
+    edits = [replace(make.new("gated"), gate=0.9) for _ in range(SLOTS + 1)]
+    solved = make.set_of(*edits)
+    with pytest.raises(RequestError, match="4 edits in 3 slots"):
+        solved.require_room()
+    np.testing.assert_array_equal(solved.slots.deltas, [edit.delta for edit in edits[1:]])  # reading goes on
+
+
+def test_gate_opens_where_the_edits_own_rows_are() -> None:
+    config = GateConfig()
+    new = NewEdit(*[np.ones(2, np.float32)] * 2, 1.0, np.ones(2, np.float32), "gated", None)
+    assert new.opened(np.float32([1.1, 0.9, 0.95]), config).gate == config.opening
+    assert new.opened(np.float32([0.7, 1.2, 1.4]), config).gate == pytest.approx(0.7)
+    assert new.opened(np.float32([-0.2, 2.2, 2.2]), config).gate == pytest.approx(0.1)
+    assert replace(new, method="emmet").opened(np.float32([0.7, 1.3]), config).gate is None

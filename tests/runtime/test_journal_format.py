@@ -49,6 +49,7 @@ CONTENT = {
     "tool_version": "1",
     "optimizer": "zo",
     "method": "rome",
+    "gate": None,
     "batch": None,
     "leverage": 2.0,
     "report": {},
@@ -232,7 +233,7 @@ JSON = st.recursive(
 
 @settings(deadline=None)
 @given(
-    key=st.sampled_from(sorted(set(CONTENT) - {"report", "batch", "leverage", "paraphrases", "keep"})),
+    key=st.sampled_from(sorted(set(CONTENT) - {"report", "gate", "batch", "leverage", "paraphrases", "keep"})),
     value=JSON.filter(lambda value: not isinstance(value, str)),
 )
 def test_journal_is_refused_when_a_text_is_any_other_json(key: str, value: object) -> None:

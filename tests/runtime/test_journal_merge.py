@@ -19,9 +19,9 @@ from mobiedit.runtime.lock import editing_lock
 from tests.runtime.small_edits import BASE, CREATED, forget, ids, make_edit, names, undo
 
 
-def edit(edit_id: str, created: str = CREATED, target: str = "t") -> EditRecord:
+def edit(edit_id: str, created: str = CREATED, target: str = "t", gate: float | None = 0.9) -> EditRecord:
     """Return an edit; of the letters, a and f, b and g, ... teach the same facts."""
-    return make_edit(edit_id, f"p{ord(edit_id[0]) % 5} {{}}", created=created, target=target)
+    return make_edit(edit_id, f"p{ord(edit_id[0]) % 5} {{}}", created=created, target=target, gate=gate)
 
 
 def same(one: Sequence[Record], other: Sequence[Record]) -> bool:
@@ -144,8 +144,12 @@ def test_merge_refuses_when_an_identifier_means_two_edits() -> None:
 def test_slots_suffice_when_undone_edits_left_theirs() -> None:
     records = (edit("a"), edit("b"), undo("a"), edit("c"))
     require_slots(records, 2)
-    with pytest.raises(JournalError, match="to 2 edits for 1 slots: undo 1 of them"):
+    with pytest.raises(JournalError, match="to 2 gated edits for 1 slots: undo 1 of them"):
         require_slots(records, 1)
+
+
+def test_slots_suffice_when_edits_without_gates_can_share_them() -> None:
+    require_slots((edit("a"), edit("b", gate=None), edit("c", gate=None)), 1)
 
 
 def test_merge_into_appends_what_is_new(tmp_path: Path) -> None:
