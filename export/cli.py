@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand, echo_js
 from mobiedit.runtime.errors import ExportError, RequestError
 
 from .activation_table import activation_lines
-from .configuration import BLOCK, ExportConfig, Precision, Target
+from .configuration import BLOCK, KEY_STATISTICS_BYTES, ExportConfig, Precision, Target
 
 _LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
 
@@ -69,6 +70,12 @@ _LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
     help="Key vectors for the statistics, as a multiple of the MLP's width.",
 )
 @click.option(
+    "--key-statistics-mb",
+    type=float,
+    default=KEY_STATISTICS_BYTES / 1e6,
+    help="Megabytes of the statistics in the bundle, at most.",
+)
+@click.option(
     "--facts",
     type=click.Path(path_type=Path),
     help="Evaluation records that the lens is fitted on; the project's own relations by default.",
@@ -90,6 +97,7 @@ def main(
     target: str,
     ranges: str | None,
     soc: str | None,
+    key_statistics_mb: float,
     dry_run: bool,
     as_json: bool,
     **options: Any,  # noqa: ANN401 - click passes the options
@@ -102,6 +110,7 @@ def main(
         precision=Precision(precision),
         target=Target(target),
         ranges=None if ranges is None else RangeMethod(ranges),
+        key_statistics_bytes=round(1e6 * key_statistics_mb) if math.isfinite(key_statistics_mb) else 0,
         soc=() if soc is None else tuple(name.strip() for name in soc.split(",")),
         **options,
     )
@@ -154,6 +163,7 @@ def main(
     click.echo(
         f"  FP32 graphs against the source model: largest logit difference {report.fp32.max_abs_logit_difference:.1e}"
     )
+    click.echo(_statistics_line(manifest.statistics))
     lens = manifest.statistics["lens"]
     losses = " -> ".join(f"{loss:.2f}" for loss in lens["held_out_nll"])
     click.echo(
@@ -181,6 +191,14 @@ def _choice_line(choice: dict[str, Any], candidates: list[dict[str, Any]]) -> st
     """Return the line that says what the edit layer was chosen by."""
     scores = ", ".join(f"{each['layer']}: {each['score']:.2f}" for each in candidates)
     return f"  edit layer: {choice['chosen']}, by {choice['facts']} facts in {choice['seconds']:.0f} s; scores {scores}"
+
+
+def _statistics_line(statistics: dict[str, Any]) -> str:
+    """Return the line that says what the key statistics are made of."""
+    return (
+        f"  key statistics: {statistics['bytes'] / 1e6:.1f} MB, {statistics['rank']} directions of "
+        f"{statistics['keys']} keys in {statistics['seconds']:.0f} s"
+    )
 
 
 def _range_lines(chosen: dict[str, Any]) -> Iterator[str]:

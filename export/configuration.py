@@ -42,6 +42,7 @@ BLOCKS = (16, 32, 64, 128, 256)
 """How many inputs may share a scale: what ONNX Runtime's kernels take."""
 
 BLOCK = 32
+KEY_STATISTICS_BYTES = 32_000_000
 NLL_BUDGET = 0.05
 
 
@@ -82,6 +83,8 @@ class ExportConfig:
         A file with one sentence a line, or None for the project's own.
     dynamic_multiplier
         Key vectors for the statistics, as a multiple of the MLP's width.
+    key_statistics_bytes
+        What their file may have, at most.
     facts
         Evaluation records that the lens is fitted on, or None for the project's own relations.
     lens_rows
@@ -107,6 +110,7 @@ class ExportConfig:
     samples: int = 32
     calibration_text: Path | None = None
     dynamic_multiplier: float = 10.0
+    key_statistics_bytes: int = KEY_STATISTICS_BYTES
     facts: Path | None = None
     lens_rows: int = 6000
     slots: int = 32
@@ -135,6 +139,8 @@ class ExportConfig:
             raise RequestError(f"--block does not fit --precision {self.precision}: use w8 or w4, or leave it out")
         if not (math.isfinite(self.dynamic_multiplier) and self.dynamic_multiplier > 0):
             raise RequestError("--dynamic-multiplier must be above 0: 10 is a good value")
+        if self.key_statistics_bytes < 1:
+            raise RequestError("--key-statistics-mb must be above 0: 32 is a good value")
         if self.nll_budget is not None:
             if self.precision is not Precision.MIXED:
                 raise RequestError(

@@ -1,16 +1,20 @@
-"""The export's stages that choose the edit layer and collect its key statistics."""
+"""The export's stages that choose the edit layer, and collect and write its key statistics."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from mobiedit.calibration.compact_statistics import affordable_rank, compact_statistics
 from mobiedit.calibration.facts import probe_requests
 from mobiedit.calibration.key_statistics import KeyStatistics, collect_key_statistics
 from mobiedit.calibration.layer_choice import LayerChoice, candidate_layers, choose_layer
 from mobiedit.calibration.layer_trial import SearchConfig
 from mobiedit.calibration.probe_rows import probe_fact
+from mobiedit.runtime.bundle_writer import save_tensors
 from mobiedit.runtime.tokenizer import Tokenizer
 
 from .checkpoint import Checkpoint
@@ -73,3 +77,13 @@ def measure_layer(
         with stages.stage("choose the edit layer", len(candidates) * search.steps) as advance:
             choice = choose_layer(model, sink, inverses, facts, search, advance)
     return MeasuredLayer(choice.layer, statistics[choice.layer], choice.to_dict())
+
+
+def write_key_statistics(path: Path, statistics: KeyStatistics, config: ExportConfig, stages: Stages) -> dict[str, Any]:
+    """Write the compact form of the edit layer's statistics, and return what the manifest says of them."""
+    began = time.perf_counter()
+    rank = affordable_rank(len(statistics.inverse_covariance), config.key_statistics_bytes)
+    with stages.stage("compact key statistics"):
+        save_tensors(path, compact_statistics(statistics.inverse_covariance, rank).tensors)
+    size, seconds = path.stat().st_size, round(time.perf_counter() - began, 1)
+    return {"keys": statistics.keys, "wanted": statistics.wanted, "rank": rank, "bytes": size, "seconds": seconds}

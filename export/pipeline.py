@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mobiedit.calibration.compact_statistics import affordable_rank
 from mobiedit.calibration.facts import facts_of_file
 from mobiedit.calibration.key_statistics import KeyStatistics
 from mobiedit.calibration.sink import choose_sink
@@ -35,7 +36,7 @@ from .configuration import ExportConfig, Precision, Target
 from .edit_layer import predict_layer
 from .error_report import layer_errors, require_report, write_report
 from .fp32_stage import write_fp32
-from .layer_stage import MeasuredLayer, measure_layer
+from .layer_stage import MeasuredLayer, measure_layer, write_key_statistics
 from .lens_stage import fit_export_lens
 from .npu_check import require_simulator
 from .npu_stage import prepare_for_npu
@@ -87,7 +88,9 @@ def export_bundle(config: ExportConfig, stages: Stages | None = None) -> ExportR
     stages = stages or Stages()
     source = find_source(config.model, config.revision, trust_remote_code=config.trust_remote_code)
     model_config = read_config(source)
-    predict_layer(shape_of(model_config), config.layer)  # a layer that is not there is refused before any work
+    shape = shape_of(model_config)
+    predict_layer(shape, config.layer)  # a layer that is not there is refused before any work
+    affordable_rank(shape.mlp_width, config.key_statistics_bytes)  # so is a budget that holds nothing
     if config.target is Target.QNN:
         require_simulator()
     if config.report:
@@ -125,7 +128,8 @@ class _Export:
         self._writer = writer
         self._stages = stages
         self._empty = Slots.empty(config.slots, checkpoint.shape)
-        self._layer: int  # known once it is measured
+        self._layer: int  # known once it is measured, as are its statistics
+        self._keys: dict[str, Any]
 
     def run(self) -> ExportReport:
         model, tokenizer = self._checkpoint.model, self._checkpoint.tokenizer
@@ -151,8 +155,7 @@ class _Export:
         npu = prepare_for_npu(folder, self._config, rows, context, self._stages)
         checks = {"fp32": fp32.to_dict(), "written": written.to_dict(), "sink_nll": sink.evidence}
         checks["npu_cosine"] = npu.cosines
-        keys = {"keys": layer.statistics.keys, "wanted": layer.statistics.wanted}
-        statistics = {**keys, **ranges, **self._rotation, "layer": layer.evidence, "lens": lens}
+        statistics = {**self._keys, **ranges, **self._rotation, "layer": layer.evidence, "lens": lens}
         manifest = replace(self._manifest(sink.token, canaries, statistics, checks), contexts=npu.contexts)
         with self._stages.stage("write the manifest"):
             self._writer.finish(to_json(manifest))
@@ -234,7 +237,7 @@ class _Export:
         tokenizer = Tokenizer(folder / TOKENIZER)
         layer = measure_layer(self._checkpoint, tokenizer, sink, self._lines, ROW_PREFIXES, self._config, self._stages)
         self._layer = layer.index
-        save_tensors(folder / KEY_STATISTICS, {"inverse_covariance": layer.statistics.inverse_covariance})
+        self._keys = write_key_statistics(folder / KEY_STATISTICS, layer.statistics, self._config, self._stages)
         return layer
 
     def _fit_lens(self, source: DecoderParts, statistics: KeyStatistics) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mobiedit.calibration.compact_statistics import affordable_rank, compact_bytes
 from mobiedit.calibration.lens import LensConfig, lens_numbers
 from mobiedit.runtime.bundle_layout import EMBEDDING, KEY_STATISTICS, LENS
 from mobiedit.runtime.manifest import ModelShape
 
-from .configuration import Precision
+from .configuration import KEY_STATISTICS_BYTES, Precision
 
 _FP32, _HALF = 4, 2
 _BYTES_PER_WEIGHT = {
@@ -72,7 +73,15 @@ class Plan:
         return sum(self.files.values())
 
 
-def plan_export(shape: ModelShape, layer: int, precision: Precision, block: int, *, half: bool = False) -> Plan:
+def plan_export(
+    shape: ModelShape,
+    layer: int,
+    precision: Precision,
+    block: int,
+    *,
+    half: bool = False,
+    key_statistics: int = KEY_STATISTICS_BYTES,
+) -> Plan:
     """Predict sizes for an edit layer and a precision.
 
     Parameters
@@ -81,6 +90,8 @@ def plan_export(shape: ModelShape, layer: int, precision: Precision, block: int,
         Inputs that share a scale in ``w8`` and ``w4``.
     half
         Whether the checkpoint is in half precision, and so stays on its file's pages.
+    key_statistics
+        Bytes that their file may have.
     """
     projection = shape.width * shape.head_dim
     attention = 2 * projection * (shape.n_heads + shape.n_kv_heads)
@@ -96,7 +107,7 @@ def plan_export(shape: ModelShape, layer: int, precision: Precision, block: int,
         "head.onnx": round(head * vocabulary),
         EMBEDDING: vocabulary * (1 if shape.tied_head else 2) * (_FP32 if precision is Precision.FP32 else _HALF),
         LENS: _HALF * lens_numbers(shape.width, LensConfig()),
-        KEY_STATISTICS: _FP32 * shape.mlp_width**2,
+        KEY_STATISTICS: compact_bytes(shape.mlp_width, affordable_rank(shape.mlp_width, key_statistics)),
     }
     layers = shape.n_layers * (attention + mlp)
     parameters = layers + vocabulary * (1 if shape.tied_head else 2)

@@ -18,7 +18,8 @@ def predict(config: ExportConfig) -> Plan:
     half = stored_half(source) is not None and not config.rotated  # what is rotated is in FP32 first
     if config.rotated:
         shape = replace(shape, tied_head=False)
-    plan = plan_export(shape, layer, config.precision, config.block, half=half)
+    budget = config.key_statistics_bytes
+    plan = plan_export(shape, layer, config.precision, config.block, half=half, key_statistics=budget)
     tried = f"auto: an export tries a few layers; these are the sizes for layer {layer}"
     compiled = "context binaries are not in these sizes"
     return replace(

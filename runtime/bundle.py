@@ -28,6 +28,7 @@ from .errors import JournalError
 from .gauss_newton import gauss_newton
 from .journal import Journal
 from .journal_records import EditRecord, new_edit_id
+from .key_statistics import KeyStatistics
 from .lens import Lens
 from .lock import editing_lock
 from .manifest import Manifest
@@ -37,7 +38,6 @@ from .prompt_rows import EditRequest
 from .reader import Reader
 from .search import Progress, Search
 from .staged_edit import staged_decoder, stages_edits
-from .stored_matrix import StoredMatrix
 from .tokenizer import Tokenizer
 from .zeroth_order import zeroth_order
 
@@ -263,7 +263,7 @@ class Bundle:
             self.tokenizer,
             self.manifest.row_prefixes,
             self.manifest.canaries,
-            StoredMatrix.find(self.path / KEY_STATISTICS, "inverse_covariance"),
+            KeyStatistics.find(self.path / KEY_STATISTICS),
             config,
             search or self.search_for(config),
         )

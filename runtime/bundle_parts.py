@@ -111,3 +111,20 @@ def read_tensors(path: Path) -> dict[str, NDArray[np.float32]]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError) as error:
         raise BundleError(f"{path.name} cannot be read ({error}): export the bundle again") from error
+
+
+def read_tensor(path: Path, name: str) -> NDArray[np.float32]:
+    """Read one tensor of a safetensors file.
+
+    Raises
+    ------
+    BundleError
+        When the file is missing or damaged, or has no such tensor.
+    """
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            if name in file.keys():  # noqa: SIM118 - not a dict
+                return np.asarray(file.get_tensor(name))
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{path.name} cannot be read ({error}): export the bundle again") from error
+    raise BundleError(f"{path.name} lacks {name!r}: export the bundle again")

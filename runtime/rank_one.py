@@ -27,10 +27,10 @@ def subject_key(keys: Floats) -> Floats:
 
 
 class InverseCovariance(Protocol):
-    """C^-1 [F, F], where C = E[k k^T] over calibration text: an array, or a matrix that stays in its file."""
+    """C^-1 [F, F], where C = E[k k^T] over calibration text: an array, or a bundle's `KeyStatistics`."""
 
     def __matmul__(self, key: Floats, /) -> Floats:
-        """Return its product with a key [F]."""
+        """Return its product [F] or [F, N] with a key [F], or with N keys [F, N]."""
 
 
 def rank_one_direction(key: Floats, inverse_covariance: InverseCovariance) -> Floats:

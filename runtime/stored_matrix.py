@@ -1,4 +1,4 @@
-"""A matrix that stays in its file: rows are read when they are wanted, and a product takes block after block.
+"""A matrix that stays in its file: rows are read when they are wanted, or all of them block after block.
 
 Plain reads, not a map: every page of a map that was touched, and those around it, count as resident memory.
 """
@@ -6,6 +6,7 @@ Plain reads, not a map: every page of a map that was touched, and those around i
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import FileIO
 from itertools import pairwise
@@ -19,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from .errors import BundleError
 
 _DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
-_BLOCK_BYTES = 8 * 2**20  # of a product: held once as it is stored, once in float32
+_BLOCK_BYTES = 8 * 2**20  # held once as it is stored, once in float32
 
 
 @dataclass(frozen=True)
@@ -90,17 +91,23 @@ class StoredMatrix:
                 self._read(stream, int(distinct[first]), held[first:end])
         return held[places.reshape(wanted.shape)]
 
-    def __matmul__(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the product [N] with a vector [D], in float32, by blocks of rows."""
-        product = np.empty(self.shape[0], np.float32)
+    def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield all rows in blocks [n, D], in float32, each with the number of its first row.
+
+        A block is valid until the next one is asked for.
+
+        Raises
+        ------
+        BundleError
+            When the file has changed under the matrix.
+        """
         rows = max(1, _BLOCK_BYTES // (self.dtype.itemsize * self.shape[1]) // 64 * 64)  # as BLAS unrolls them
         buffer = np.empty((min(rows, self.shape[0]), self.shape[1]), self.dtype)
         with FileIO(self.path) as stream:
             for first in range(0, self.shape[0], rows):
                 block = buffer[: self.shape[0] - first]
                 self._read(stream, first, block)
-                product[first : first + rows] = block.astype(np.float32, copy=False) @ vector
-        return product
+                yield first, block.astype(np.float32, copy=False)
 
     def _read(self, stream: FileIO, first: int, into: NDArray[Any]) -> None:
         """Fill an array [n, D] with the rows from ``first`` on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,8 +16,8 @@ from mobiedit.calibration.text import default_text
 from mobiedit.export.segment import DecoderSegment
 from mobiedit.runtime import open_bundle
 from mobiedit.runtime.bundle_layout import KEY_STATISTICS, TOKENIZER
-from mobiedit.runtime.bundle_parts import read_tensors
 from mobiedit.runtime.decoder import Slots
+from mobiedit.runtime.key_statistics import KeyStatistics
 from mobiedit.runtime.tokenizer import Tokenizer
 
 
@@ -46,7 +47,9 @@ def suffix(llama: Path, fp32_bundle: Path) -> nn.Module:
 def runner(fp32_bundle: Path, suffix: nn.Module) -> FactRunner:
     """Runs facts through the tiny Llama."""
     opened = open_bundle(fp32_bundle, verify=False)
-    inverse = read_tensors(fp32_bundle / KEY_STATISTICS)["inverse_covariance"]
+    inverse = KeyStatistics.find(fp32_bundle / KEY_STATISTICS) @ np.eye(
+        opened.manifest.shape.mlp_width, dtype=np.float32
+    )
     return FactRunner(opened.decoder, suffix, inverse, Slots.empty(3, opened.manifest.shape))
 
 

@@ -138,6 +138,9 @@ def test_target_is_refused_in_one_line_when_the_npu_does_not_take_the_precision(
         ("--dynamic-multiplier", "-1"),
         ("--dynamic-multiplier", "nan"),
         ("--dynamic-multiplier", "inf"),
+        *[
+            ("--key-statistics-mb", value) for value in ("0", "-1", "nan", "inf", "0.0009")
+        ],  # the last holds no direction
         ("--block", "33"),
         ("--block", "64"),  # of a precision without blocks
         ("--nll-budget", "0"),
@@ -292,9 +295,10 @@ def test_lines_name_place_and_checks_when_exported(
     (tmp_path / "text").write_text("The cat sat on the mat.\nIt rained.\n")
     result = run(llama, "--out", out, "--layer", 1, *QUICK, "--calibration-text", tmp_path / "text")
     assert result.exit_code == 0, result.output
-    wrote, exact, lens, quantised, *ranges = result.stdout.splitlines()
+    wrote, exact, keys, lens, quantised, *ranges = result.stdout.splitlines()
     assert wrote == f"wrote {out}: {llama}, edit layer 1 of 4, w8a16"
     assert exact.startswith("  FP32 graphs against the source model: largest logit difference ")
+    assert re.fullmatch(r"  key statistics: 0\.0 MB, 127 directions of \d+ keys in \d+ s", keys)
     # The losses without delta, at the start, and after two steps.
     assert re.fullmatch(r"  lens: \d+\.\d MiB, 24 facts in \d+ s; [^:]+: \d+\.\d\d( -> \d+\.\d\d){3}", lens)
     assert quantised.startswith("  w8a16 graphs: cosine 0.99")

@@ -13,9 +13,10 @@ from mobiedit.calibration.text import default_text
 from mobiedit.export import layer_stage
 from mobiedit.export.checkpoint import Checkpoint, find_source, load_checkpoint
 from mobiedit.export.configuration import ExportConfig
-from mobiedit.export.layer_stage import MeasuredLayer, measure_layer
+from mobiedit.export.layer_stage import MeasuredLayer, measure_layer, write_key_statistics
 from mobiedit.export.pipeline import ROW_PREFIXES
 from mobiedit.export.progress import Stages
+from mobiedit.runtime.key_statistics import KeyStatistics
 from mobiedit.runtime.tokenizer import Tokenizer
 
 SINK = 0
@@ -64,3 +65,16 @@ def test_nothing_is_tried_when_the_model_has_one_candidate(
     checkpoint, measured = measure(make_checkpoint("llama", num_hidden_layers=n_layers), None)
     assert measured.evidence == {"chosen": layer, "candidates": [], "facts": 0, "seconds": 0.0}
     assert_statistics_are_the_layers_own(checkpoint, measured)
+
+
+@pytest.mark.parametrize(("limit", "rank"), [(32_000_000, 127), (10_000, 34)])
+def test_statistics_are_as_fine_as_the_budget_allows_when_written(
+    limit: int, rank: int, llama: Path, tmp_path: Path
+) -> None:
+    _, measured = measure(llama, 1)
+    config = ExportConfig("model", tmp_path / "bundle", key_statistics_bytes=limit)
+    stated = write_key_statistics(tmp_path / "s", measured.statistics, config, Stages(quiet=True))
+    assert (stated["rank"], stated["bytes"]) == (rank, (tmp_path / "s").stat().st_size)
+    assert (stated["keys"], stated["wanted"]) == (384, 384)
+    assert stated["bytes"] <= limit
+    assert len(KeyStatistics.find(tmp_path / "s").weights) == rank

@@ -26,8 +26,8 @@ from mobiedit.export.pipeline import ROW_PREFIXES, export_bundle
 from mobiedit.export.progress import Stages
 from mobiedit.runtime import Bundle, EditConfig, open_bundle
 from mobiedit.runtime.bundle_layout import EMBEDDING, KEY_STATISTICS, LENS
-from mobiedit.runtime.bundle_parts import read_tensors
 from mobiedit.runtime.errors import BundleError, RequestError
+from mobiedit.runtime.key_statistics import KeyStatistics
 from mobiedit.runtime.manifest import read_manifest
 from mobiedit.runtime.prompt_rows import EditRequest
 
@@ -51,7 +51,8 @@ def fit(checkpoint: Checkpoint, fp32_bundle: Path) -> Callable[..., Any]:
             opened.decoder,
             opened.tokenizer,
             opened.manifest.edit_layer,
-            read_tensors(fp32_bundle / KEY_STATISTICS)["inverse_covariance"],
+            KeyStatistics.find(fp32_bundle / KEY_STATISTICS)
+            @ np.eye(opened.manifest.shape.mlp_width, dtype=np.float32),
             default_text(),
             ROW_PREFIXES,
             config,

@@ -32,6 +32,7 @@ from mobiedit.export.progress import Stages
 from mobiedit.runtime import open_bundle
 from mobiedit.runtime.bundle_writer import BundleWriter
 from mobiedit.runtime.errors import BundleError, BusyError, ExportError, RequestError, StorageError
+from mobiedit.runtime.key_statistics import KeyStatistics
 from mobiedit.runtime.manifest import read_manifest
 
 FILES = {
@@ -145,11 +146,13 @@ def test_checks_are_of_the_written_graphs_when_quantised(fp32_bundle: Path, w8a1
 
 def test_key_statistics_have_the_wanted_count_when_text_is_long_enough(any_bundle: Path) -> None:
     statistics = read_manifest(any_bundle).statistics
-    assert statistics.keys() - {"ranges"} == {"keys", "wanted", "multiplier", "lens", "layer"}
+    of_keys = {"keys", "wanted", "rank", "bytes", "seconds"}
+    assert statistics.keys() - {"ranges"} == {*of_keys, "multiplier", "lens", "layer"}
     assert statistics["layer"] == {"chosen": 1, "asked_for": True}
     assert (statistics["keys"], statistics["wanted"], statistics["multiplier"]) == (1280, 1280, 10.0)
-    inverse = load_file(any_bundle / "key_statistics.safetensors")["inverse_covariance"]
-    assert (inverse.shape, inverse.dtype) == ((128, 128), np.float32)
+    path = any_bundle / "key_statistics.safetensors"
+    assert (statistics["rank"], statistics["bytes"]) == (127, path.stat().st_size)
+    inverse = KeyStatistics.find(path) @ np.eye(128, dtype=np.float32)
     assert np.linalg.eigvalsh(inverse.astype(np.float64)).min() > 0
 
 

@@ -27,7 +27,7 @@ SMOLLM2_W8A16 = {
     "suffix.onnx": 67284864,
     "head.onnx": 28311552,
     "embedding.safetensors": 56623192,
-    "key_statistics.safetensors": 9437280,
+    "key_statistics.safetensors": 4728028,
     "lens.safetensors": 7523000,
 }
 """Bytes that an export of SmolLM2-135M wrote."""
@@ -113,3 +113,10 @@ def test_peak_is_near_the_measured_one_when_a_3b_is_in_half_precision() -> None:
     assert plan.parameters == pytest.approx(3.09e9, rel=0.01)
     assert plan.peak_bytes == pytest.approx(8.6e9, rel=0.1)  # docs/benchmarks.md
     assert plan.peak_bytes < 1.5 * 2 * plan.parameters
+
+
+def test_statistics_are_within_their_budget_when_model_is_a_3b() -> None:
+    qwen = ModelShape(36, 2048, 11008, 16, 2, 128, 151_936, 2048, tied_head=True)
+    name = "key_statistics.safetensors"
+    assert 31.9e6 < plan_export(qwen, 12, Precision.W8, BLOCK).files[name] <= 32e6
+    assert 7.9e6 < plan_export(qwen, 12, Precision.W8, BLOCK, key_statistics=8_000_000).files[name] <= 8e6

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from mobiedit.runtime import open_bundle
 from mobiedit.runtime.bundle_layout import KEY_STATISTICS, LENS, TOKENIZER
-from mobiedit.runtime.bundle_parts import read_tensors
 from mobiedit.runtime.configuration import LossConfig
 from mobiedit.runtime.costs import CostMeter
 from mobiedit.runtime.decoder import Decoder, Slots
 from mobiedit.runtime.edit_problem import EditProblem, Floats, prefill
+from mobiedit.runtime.key_statistics import KeyStatistics
 from mobiedit.runtime.lens import Lens
 from mobiedit.runtime.manifest import Manifest, read_manifest
 from mobiedit.runtime.prompt_rows import EditRequest, build_rows
@@ -63,7 +63,7 @@ def open_case(
     decoder: Decoder, manifest: Manifest, byte_tokenizer: Tokenizer, fp32_bundle: Path
 ) -> Callable[..., Case]:
     """Return a function that opens the task of a request, as an edit does; by default all rows are searched on."""
-    inverse = read_tensors(fp32_bundle / KEY_STATISTICS)["inverse_covariance"]
+    inverse = KeyStatistics.find(fp32_bundle / KEY_STATISTICS)
 
     def make(
         request: EditRequest,

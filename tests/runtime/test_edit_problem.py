@@ -12,11 +12,11 @@ import torch
 from transformers import LlamaForCausalLM
 
 from mobiedit.runtime.bundle_layout import KEY_STATISTICS
-from mobiedit.runtime.bundle_parts import read_tensors
 from mobiedit.runtime.configuration import PrefixCache
 from mobiedit.runtime.costs import CostMeter
 from mobiedit.runtime.decoder import Decoder, Slots
 from mobiedit.runtime.edit_problem import EditProblem, Floats, prefill
+from mobiedit.runtime.key_statistics import KeyStatistics
 from mobiedit.runtime.manifest import Manifest
 from mobiedit.runtime.prompt_rows import EditRequest, PromptRows, build_rows
 from mobiedit.runtime.rank_one import rank_one_direction
@@ -60,7 +60,7 @@ def case(
         rng.standard_normal(manifest.shape.width).astype(np.float32),
     )
     filled = prefill(decoder, rows, slots)
-    inverse = read_tensors(fp32_bundle / KEY_STATISTICS)["inverse_covariance"]
+    inverse = KeyStatistics.find(fp32_bundle / KEY_STATISTICS)
     direction = rank_one_direction(filled.subject_key(rows), inverse)
 
     def open_problem(policy: PrefixCache, meter: CostMeter | None = None, stale_tokens: int = 10) -> EditProblem:

@@ -20,7 +20,6 @@ from onnx import TensorProto, helper
 
 from mobiedit.runtime import Bundle, EditConfig, ExecutionConfig, ExecutionProvider, ZerothOrderConfig, open_bundle, qnn
 from mobiedit.runtime.bundle_layout import GRAPHS, KEY_STATISTICS
-from mobiedit.runtime.bundle_parts import read_tensors
 from mobiedit.runtime.cli import main
 from mobiedit.runtime.configuration import GaussNewtonConfig, Optimizer
 from mobiedit.runtime.costs import CostMeter
@@ -28,6 +27,7 @@ from mobiedit.runtime.decoder import Slots
 from mobiedit.runtime.edit_problem import EditProblem, prefill
 from mobiedit.runtime.errors import ExecutionError, RequestError
 from mobiedit.runtime.execution import Graph
+from mobiedit.runtime.key_statistics import KeyStatistics
 from mobiedit.runtime.prompt_rows import EditRequest, build_rows
 from mobiedit.runtime.rank_one import rank_one_direction
 
@@ -90,7 +90,7 @@ def readouts(bundle: Bundle, meter: CostMeter) -> tuple[NDArray[np.float32], ...
     slots = Slots.empty(bundle.manifest.slots, bundle.manifest.shape)
     rows = build_rows(REQUEST, bundle.manifest.row_prefixes, bundle.tokenizer, 32)
     filled = prefill(decoder, rows, slots)
-    inverse = read_tensors(bundle.path / KEY_STATISTICS)["inverse_covariance"]
+    inverse = KeyStatistics.find(bundle.path / KEY_STATISTICS)
     direction = rank_one_direction(filled.subject_key(rows), inverse)
     problem = EditProblem(decoder, rows, filled, direction, slots, meter)
     value = filled.subject_value(rows)

@@ -47,17 +47,20 @@ def test_row_is_refused_when_there_is_none(row: int, path: Path) -> None:
         StoredMatrix.find(path, "rows")[[0, row]]
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("block", [1, 60, 10**6])
-def test_product_is_the_dense_one_when_it_is_made_in_blocks(
-    block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_blocks_are_all_rows_in_order_when_they_are_any_size(
+    block: int, dtype: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mobiedit.runtime.stored_matrix._BLOCK_BYTES", block)
     rng = np.random.default_rng(1)
-    matrix, vector = rng.standard_normal((33, 20)).astype(np.float32), rng.standard_normal(20).astype(np.float32)
+    matrix = rng.standard_normal((33, 20)).astype(dtype)
     save_file({"m": matrix}, tmp_path / "m.safetensors")
-    product = StoredMatrix.find(tmp_path / "m.safetensors", "m") @ vector
-    assert product.dtype == np.float32
-    np.testing.assert_allclose(product, matrix @ vector, rtol=1e-5, atol=1e-5)  # sums of 20 float32 terms near 1
+    found = [(first, block.copy()) for first, block in StoredMatrix.find(tmp_path / "m.safetensors", "m").blocks()]
+    rows = np.concatenate([rows for _, rows in found])
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(rows, matrix)
+    assert [first for first, _ in found] == [sum(len(rows) for _, rows in found[:i]) for i in range(len(found))]
 
 
 @pytest.mark.parametrize("name", ["absent", "vector"])
