@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 Matrix = NDArray[np.float64]
+_SEED = ", seed "  # in a rotation's name, behind its kind
 
 
 @torch.no_grad()
@@ -46,7 +47,19 @@ def rotate_model(model: nn.Module, seed: int = 0) -> str:
             if writer.bias is not None:
                 writer.bias.copy_(turn.T @ writer.bias.double())
     _turn_readers(decoder.norm, (head,), turn)
-    return f"{kind}, seed {seed}"
+    return f"{kind}{_SEED}{seed}"
+
+
+def named_rotation(name: str, width: int) -> Matrix | None:
+    """Return the matrix [width, width] of a rotation that `rotate_model` has named, or None where it has no such one.
+
+    What writes into the residual stream is ``matrix.T @ weight`` there, and a vector of the stream ``vector @ matrix``.
+    """
+    kind, found, seed = name.rpartition(_SEED)
+    if not found or not seed.isdecimal():
+        return None
+    matrix, built = rotation(width, int(seed))
+    return matrix if built == kind else None
 
 
 def rotation(width: int, seed: int) -> tuple[Matrix, str]:

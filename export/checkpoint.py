@@ -189,8 +189,14 @@ def load_checkpoint(source: Source, config: Any = None) -> Checkpoint:  # noqa: 
             raise ExportError(f"weight {name} of {source.name} is all zero: get an intact checkpoint")
     if stored:
         widen(model)
-    base = BaseModel(source.name, config.model_type, source.revision, _weights_sha256(source))
+    base = BaseModel(source.name, config.model_type, source.revision, weights_sha256(source))
     return Checkpoint(model, tokenizer, base, shape_of(config), _eos_tokens(model, tokenizer))
+
+
+def weights_sha256(source: Source) -> str:
+    """Return one hash for all weight files: of the lines "hash  name", as sha256sum prints them."""
+    lines = "".join(f"{sha256_of(path)}  {path.name}\n" for path in source.weight_files)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 @contextmanager
@@ -232,12 +238,6 @@ def _download(name: str, revision: str | None) -> Path:
             f"{name} cannot be fetched from the Hub ({_line(error)}): "
             "check the id and the network, or give a local folder"
         ) from error
-
-
-def _weights_sha256(source: Source) -> str:
-    """Return one hash for all weight files: of the lines "hash  name", as sha256sum prints them."""
-    lines = "".join(f"{sha256_of(path)}  {path.name}\n" for path in source.weight_files)
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _eos_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +12,11 @@ import click
 from mobiedit.calibration.activation_ranges import RangeMethod
 from mobiedit.runtime.bundle_info import describe_contexts
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand, echo_json
-from mobiedit.runtime.errors import ExportError, RequestError
+from mobiedit.runtime.errors import RequestError
 
 from .activation_table import activation_lines
 from .configuration import BLOCK, KEY_STATISTICS_BYTES, ExportConfig, Precision, Target
-
-_LIBRARIES = ("torch", "transformers", "onnx", "onnxscript")
+from .libraries import prepare_libraries
 
 
 @click.command(cls=ErrorCommand, context_settings=CONTEXT_SETTINGS)
@@ -114,7 +110,7 @@ def main(
         soc=() if soc is None else tuple(name.strip() for name in soc.split(",")),
         **options,
     )
-    _prepare_libraries()
+    prepare_libraries("exporting")
     # Imported late: torch and transformers take seconds, `--help` and a mistyped option should not.
     from .pipeline import export_bundle
     from .prediction import predict
@@ -216,21 +212,6 @@ def _layer(text: str) -> int | None:
     if not text.isdecimal():
         raise RequestError(f"--layer {text!r} is neither auto nor an index: give for example 10")
     return int(text)
-
-
-def _prepare_libraries() -> None:
-    """Leave the terminal to our own bars and lines, and the cores to whoever works."""
-    # torch's idle threads spin, which on a busy machine costs ten times the work itself. Read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Set first: a quantiser sets the root logger up at INFO when it is imported.
-    logging.basicConfig(level=logging.ERROR)
-    missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ExportError(f"exporting needs {', '.join(missing)}: install mobiedit with its extra [export]")
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
 
 
 if __name__ == "__main__":

@@ -49,8 +49,13 @@ def rotate_checkpoint(checkpoint: Checkpoint) -> RotatedCheckpoint:
             f"the rotated model differs from the source model by {difference:.2g} in a logit "
             f"(limit {FP32_TOLERANCE:g}): use --no-rotate; nothing was written"
         )
-    sha256 = hashlib.sha256(f"{base.weights_sha256}:{name}".encode()).hexdigest()
+    sha256 = rotated_sha256(base.weights_sha256, name)
     rotated = replace(
         checkpoint, base=replace(base, weights_sha256=sha256), shape=replace(checkpoint.shape, tied_head=False)
     )
     return RotatedCheckpoint(rotated, {"name": name, "largest_logit_difference": difference})
+
+
+def rotated_sha256(weights_sha256: str, rotation: str) -> str:
+    """Return the hash of weights that a rotation of this name was folded into, from their own."""
+    return hashlib.sha256(f"{weights_sha256}:{rotation}".encode()).hexdigest()

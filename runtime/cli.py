@@ -12,7 +12,6 @@ from . import store_commands
 from .bundle import open_bundle
 from .cli_support import (
     CONTEXT_SETTINGS,
-    ErrorGroup,
     bundle_argument,
     echo_json,
     execution_options,
@@ -23,9 +22,10 @@ from .configuration import ExecutionConfig
 from .edit_command import edit
 from .evaluation.commands import bench
 from .evaluation.report_command import report
+from .installed_commands import OpenGroup
 
 
-@click.group(cls=ErrorGroup, context_settings=CONTEXT_SETTINGS)
+@click.group(cls=OpenGroup, context_settings=CONTEXT_SETTINGS)
 @click.version_option(package_name="mobiedit")
 def main() -> None:
     """Teach a language model a new fact on the device where it runs, by forward passes alone."""

@@ -116,6 +116,10 @@ class Reader:
         ids = self._tokenizer.encode(prompt.rstrip()).ids
         return tuple(self._generator.tokens(ids, min(tokens, self._room(ids)), self.stops))
 
+    def length(self, text: str) -> int:
+        """Return the number of tokens of ``text``."""
+        return len(self._tokenizer.encode(text).ids)
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, special ones included."""
         return self._tokenizer.decode(tokens, special=True)

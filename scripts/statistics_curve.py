@@ -26,12 +26,13 @@ from mobiedit.calibration.compact_statistics import compact_statistics
 from mobiedit.calibration.key_statistics import collect_key_statistics
 from mobiedit.calibration.text import default_text, read_text
 from mobiedit.export.checkpoint import Checkpoint, find_source, load_checkpoint
-from mobiedit.runtime import Bundle, EditConfig
+from mobiedit.runtime import Bundle, EditConfig, Method
 from mobiedit.runtime.bundle_layout import KEY_STATISTICS
 from mobiedit.runtime.bundle_writer import save_tensors
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
 from mobiedit.runtime.decoder import Slots
-from mobiedit.runtime.editor import solve_edit
+from mobiedit.runtime.edit_set import EditSet
+from mobiedit.runtime.editor import Workbench, solve_edit
 from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.evaluation import EvaluationRecord, metrics
 from mobiedit.runtime.evaluation.cached_reader import CachedReader
@@ -60,7 +61,9 @@ class Variant:
 
 
 @click.command(
-    cls=ErrorCommand, context_settings=CONTEXT_SETTINGS, params=bench_parameters("resume", "out", "fluency_tokens")
+    cls=ErrorCommand,
+    context_settings=CONTEXT_SETTINGS,
+    params=bench_parameters("method", "resume", "out", "fluency_tokens"),
 )
 @model_option
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="A folder for figures.")
@@ -77,7 +80,7 @@ def main(
     **given: Any,  # noqa: ANN401 - click gives options of any type
 ) -> None:
     """Edit records of BUNDLE with key statistics of several sizes."""
-    options = BenchOptions(**given, resume=False, fluency_tokens=0)
+    options = BenchOptions(**given, method=Method.ROME, resume=False, fluency_tokens=0)
     counts, kept = _numbers(multipliers), _numbers(shares)
     bundle, data = options.open(), options.read()
     refuse_edits(bundle, options.bundle)
@@ -146,31 +149,23 @@ def _measure(
     for record in tqdm(records, unit="record"):
         before = CachedReader(bundle.reader())
         figures[0].append(_scores(record, before, before))
-        key, delta = _searched(bundle, record, own.statistics, empty)
+        key, delta = _searched(bundle, record, own.statistics)
         for place, variant in enumerate(variants, start=1):
             if search:
-                key, delta = _searched(bundle, record, variant.statistics, empty)
+                key, delta = _searched(bundle, record, variant.statistics)
             slots = empty.with_edit(0, rank_one_direction(key, variant.statistics), delta)
             now = CachedReader(Reader(bundle.decoder, bundle.tokenizer, bundle.manifest, slots))
             figures[place].append(_scores(record, now, before))
         yield list(zip((own.row, *(variant.row for variant in variants)), figures, strict=True))
 
 
-def _searched(bundle: Bundle, record: EvaluationRecord, statistics: InverseCovariance, empty: Slots) -> tuple[Any, Any]:
+def _searched(bundle: Bundle, record: EvaluationRecord, statistics: InverseCovariance) -> tuple[Any, Any]:
     """Return key [F] and delta [D] of a record's edit."""
-    config, manifest = EditConfig(), bundle.manifest
-    found = solve_edit(
-        bundle.decoder,
-        bundle.tokenizer,
-        record.request,
-        manifest.row_prefixes,
-        manifest.canaries,
-        inverse_covariance=statistics,
-        slots=empty,
-        slot=0,
-        config=config,
-        search=bundle.search_for(config),
-    )
+    config, manifest = EditConfig(method=Method.ROME), bundle.manifest
+    prefixes, canaries = manifest.row_prefixes, manifest.canaries
+    search = bundle.search_for(config)
+    bench = Workbench(bundle.decoder, bundle.tokenizer, prefixes, canaries, statistics, config, search)
+    found, _ = solve_edit(bench, record.request, EditSet((), manifest.slots, manifest.shape))
     return found.key, found.search.delta
 
 

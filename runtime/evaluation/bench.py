@@ -104,7 +104,7 @@ def run_bench(
     Returns
     -------
     dict
-        What ``out`` holds: ``settings``, ``records``, ``summary``, ``further``.
+        What ``out`` holds: ``settings``, ``records``, ``summary``, ``further``, ``easyedit``.
 
     Raises
     ------
@@ -171,6 +171,7 @@ def measure_record(
         {"pre": pre.top_tokens, "post": post.top_tokens},
         {"pre": pre.answer, "post": post.answer},
         foreign.name if foreign else config.optimizer.value,
+        easyedit={"pre": pre.easyedit, "post": post.easyedit},
         **more,
     )
 

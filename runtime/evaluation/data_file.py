@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import RequestError
 from ..files import storage_errors
-from .record_formats import MARKS, parse_record
+from .record_formats import MARKS, is_easyedit, parse_record
 from .records import EvaluationRecord, Format
 
 
@@ -67,6 +67,8 @@ def read_records(path: Path, record_format: Format | None = None) -> DataFile:
 
 
 def _detect(raw: list[object], path: Path) -> Format:
+    if any(is_easyedit(record) for record in raw):
+        return Format.EASYEDIT
     names = {name for record in raw if isinstance(record, dict) for name in record}
     found = [each for each, marks in MARKS.items() if marks & names]
     if len(found) != 1:

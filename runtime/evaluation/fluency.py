@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,15 @@ def fluency(reader: Reader, prompt: str, tokens: int, seed: Sequence[int]) -> fl
     seed
         What the sampling starts from: the same for both models that are compared.
     """
-    return n_gram_entropy(reader.continuation(prompt, tokens, top_sampler(np.random.default_rng(seed))))
+    return n_gram_entropy(sampled(reader, prompt, tokens, seed))
 
 
-def n_gram_entropy(tokens: Sequence[int]) -> float:
+def sampled(reader: Reader, prompt: str, tokens: int, seed: Sequence[int]) -> tuple[int, ...]:
+    """Return the continuation that `fluency` is told by."""
+    return reader.continuation(prompt, tokens, top_sampler(np.random.default_rng(seed)))
+
+
+def n_gram_entropy(tokens: Sequence[Hashable]) -> float:
     """Return the weighted mean of the entropies of bigrams (2/3) and trigrams (4/3), in bits."""
     weighted = [weight * _entropy(tokens, n) for n, weight in _WEIGHTS.items()]
     return sum(weighted) / len(weighted)
@@ -48,7 +53,7 @@ def top_sampler(rng: np.random.Generator, top: int = _TOP) -> Callable[[Floats],
     return choose
 
 
-def _entropy(tokens: Sequence[int], n: int) -> float:
+def _entropy(tokens: Sequence[Hashable], n: int) -> float:
     counts = np.array(list(Counter(zip(*(tokens[i:] for i in range(n)), strict=False)).values()), np.float64)
     if not counts.size:
         return 0.0

@@ -50,6 +50,22 @@ class Fields:
         raw = self._raw.get(name)
         return str(raw) if isinstance(raw, int) and not isinstance(raw, bool) else self.text_or_none(name)
 
+    def paired(self, name: str, other: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return each text of ``name`` with the texts of ``other`` in its place: one text and all, or lists as long.
+
+        A text that is missing, null or blank is left out with what is in its place.
+        """
+        raw, others = self._raw.get(name), self._raw.get(other)
+        if not isinstance(raw, list):
+            raw, others = [raw], [others]
+        elif len(raw) == 1 and not (isinstance(others, list) and len(others) == 1):
+            others = [others]
+        if not isinstance(others, list) or len(others) != len(raw):
+            raise RequestError(f"{self._where}: {name!r} and {other!r} must be as long as each other: mend the file")
+        texts = [None if each is None else self._checked(each, name) for each in raw]
+        answers = [tuple(dict.fromkeys(t for t in self._leaves(each, other) if t)) for each in others]
+        return tuple((text, answer) for text, answer in zip(texts, answers, strict=True) if text)
+
     def objects(self, name: str) -> tuple[Fields, ...]:
         """Return an object, or the objects of a list."""
         raw = self._raw.get(name)

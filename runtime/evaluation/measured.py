@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..costs import Cost
 from . import metrics
 from .cached_reader import CachedReader
-from .fluency import fluency
+from .easyedit import easyedit_metrics
+from .fluency import n_gram_entropy, sampled
 from .records import EvaluationRecord
 
 
@@ -33,11 +34,15 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Observation:
-    """A model at one moment: the metrics, its most probable tokens behind the bare prompt, and its own answer."""
+    """A model at one moment: the metrics, its most probable tokens behind the bare prompt, and its own answer.
+
+    ``easyedit`` are `easyedit_metrics`.
+    """
 
     metrics: Metrics = Metrics()
     top_tokens: tuple[tuple[str, float], ...] = ()
     answer: str = ""
+    easyedit: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class MeasuredRecord:
         Forwards, loss and target's probability on the way of the search.
     error
         Why there was no edit, where it was refused.
+    easyedit
+        By "pre" and "post": `easyedit_metrics`.
     """
 
     identifier: str
@@ -74,6 +81,7 @@ class MeasuredRecord:
     looks: tuple[tuple[int, float, float], ...] = ()
     cost: Cost | None = None
     error: str | None = None
+    easyedit: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def committed(self) -> bool:
@@ -114,6 +122,7 @@ def observe(
     RequestError
         When a prompt cannot be read: too long, or unknown characters.
     """
+    text = sampled(now.reader, record.prompt, fluency_tokens, seed) if fluency_tokens else ()
     measured = Metrics(
         efficacy=metrics.efficacy(record, now, before),
         exact_match=metrics.exact_match(record, now),
@@ -124,8 +133,9 @@ def observe(
         neighbourhood=metrics.neighbourhood(record, now, before),
         argmax_unchanged=metrics.argmax_unchanged(record, now, before),
         portability=metrics.portability(record, now),
-        fluency=fluency(now.reader, record.prompt, fluency_tokens, seed) if fluency_tokens else None,
+        fluency=n_gram_entropy(text) if fluency_tokens else None,
     )
     decode = now.reader.decode
     top = tuple((decode([token]), p) for token, p in now.read(record.prompt, record.target).top)
-    return Observation(measured, top, decode(metrics.free_answer(record, now)[: metrics.ANSWER_TOKENS]))
+    answer = decode(metrics.free_answer(record, now)[: metrics.ANSWER_TOKENS])
+    return Observation(measured, top, answer, easyedit_metrics(record, now, before, text))

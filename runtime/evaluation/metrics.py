@@ -86,15 +86,15 @@ def neighbourhood(record: EvaluationRecord, now: CachedReader, before: CachedRea
             > now.read(question.prompt, record.target).mean_log_prob
             for question in record.neighbours
         )
-    stayed = (_stayed(question, now, before) for question in record.neighbours)
+    places = (stayed(question, now, before) for question in record.neighbours)
     if record.format is Format.PERSONAL:
-        return _mean(bool(places.all()) for places in stayed)
-    return _mean(float(places.mean()) for places in stayed)
+        return _mean(bool(each.all()) for each in places)
+    return _mean(float(each.mean()) for each in places)
 
 
 def argmax_unchanged(record: EvaluationRecord, now: CachedReader, before: CachedReader) -> float | None:
     """Return the share of neighbours whose most probable next token is that of before the edit; None without any."""
-    return _mean(_stayed(question, now, before)[0] for question in record.neighbours)
+    return _mean(stayed(question, now, before)[0] for question in record.neighbours)
 
 
 def portability(record: EvaluationRecord, now: CachedReader) -> float | None:
@@ -119,17 +119,17 @@ def free_answer(record: EvaluationRecord, now: CachedReader) -> tuple[int, ...]:
     return now.answer(record.prompt, max(ANSWER_TOKENS, len(target)))
 
 
-def _old_log_prob(record: EvaluationRecord, prompt: str, now: CachedReader) -> float:
-    return max(now.read(prompt, answer).mean_log_prob for answer in record.old)
-
-
-def _stayed(question: Question, now: CachedReader, before: CachedReader) -> NDArray[np.bool_]:
-    """[t] whether the most probable token is that of before, in each place of the answer.
+def stayed(question: Question, now: CachedReader, before: CachedReader) -> NDArray[np.bool_]:
+    """Return [t] whether the most probable token is that of before, in each place of the answer.
 
     Where no answer is known, it is the model's own before the edit.
     """
     answer = question.answers[0] if question.answers else before.continuation(question.prompt, _SPAN)
     return np.asarray(now.read(question.prompt, answer).best == before.read(question.prompt, answer).best)
+
+
+def _old_log_prob(record: EvaluationRecord, prompt: str, now: CachedReader) -> float:
+    return max(now.read(prompt, answer).mean_log_prob for answer in record.old)
 
 
 def _mean(values: Iterable[float]) -> float | None:

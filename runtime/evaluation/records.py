@@ -13,20 +13,26 @@ class Format(StrEnum):
     """Which data a record is from; it decides how some metrics are defined.
 
     ``COUNTERFACT`` is of Meng et al. 2022; ``ZSRE`` of Levy et al. 2017, as KnowEdit arranges it (Zhang et al. 2024);
-    ``PERSONAL`` holds facts about the user, with unrelated prompts and questions that take a fact one step further.
+    ``PERSONAL`` holds facts about the user, with unrelated prompts and questions that take a fact one step further;
+    ``EASYEDIT`` are requests as EasyEdit takes them (Wang et al. 2024), measured as ``ZSRE``.
     """
 
     COUNTERFACT = "counterfact"
     ZSRE = "zsre"
     PERSONAL = "personal"
+    EASYEDIT = "easyedit"
 
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt, and the answers to it that are acceptable, where some are known."""
+    """A prompt, and the answers to it that are acceptable, where some are known.
+
+    ``kind`` is the data's name for a neighbour's group, where it has one.
+    """
 
     prompt: str
     answers: tuple[str, ...] = ()
+    kind: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import RequestError
 from ..files import storage_errors, write_atomic
+from .easyedit import easyedit_summary
 from .measured import MeasuredRecord
 from .summary import summarise, summarise_further
 
@@ -86,7 +87,11 @@ class ResultFile:
 
 
 def _figures(records: Sequence[MeasuredRecord]) -> dict[str, Any]:
-    return {"summary": summarise(records), "further": summarise_further(records)}
+    return {
+        "summary": summarise(records),
+        "further": summarise_further(records),
+        "easyedit": easyedit_summary([record.easyedit for record in records]),
+    }
 
 
 def _leaves(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from mobiedit.calibration.rotation import hadamard_matrix, rotate_model, rotation
+from mobiedit.calibration.rotation import hadamard_matrix, named_rotation, rotate_model, rotation
 
 ARCHITECTURES = {
     "llama": {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
@@ -84,3 +84,16 @@ def test_norms_are_folded_when_the_model_is_rotated(architecture: str, make_chec
             assert torch.equal(each, kept[name])
         elif "norm" in name:
             assert torch.equal(each, torch.ones_like(each))
+
+
+@pytest.mark.parametrize("width", [64, 88, 30])
+def test_rotation_is_found_by_its_name(width: int) -> None:
+    matrix, kind = rotation(width, 3)
+    found = named_rotation(f"{kind}, seed 3", width)
+    assert found is not None
+    np.testing.assert_array_equal(found, matrix)
+
+
+@pytest.mark.parametrize("name", ["", "seed 0", "randomised Hadamard", "randomised Hadamard, seed x", "other, seed 0"])
+def test_rotation_is_not_found_when_no_one_is_called_so(name: str) -> None:
+    assert named_rotation(name, 64) is None

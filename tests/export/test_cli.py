@@ -347,7 +347,7 @@ def test_table_of_ranges_has_a_line_a_graph_when_ranges_were_chosen() -> None:
 def test_missing_libraries_are_named_in_one_line_when_only_the_runtime_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mobiedit.export.cli._LIBRARIES", ("torch", "no_such_library"))
+    monkeypatch.setattr("mobiedit.export.libraries._LIBRARIES", ("torch", "no_such_library"))
     result = CliRunner().invoke(main, ["smollm2-135m", "--out", str(tmp_path / "bundle")])
     assert result.exit_code == 2
     assert result.stderr == "error: exporting needs no_such_library: install mobiedit with its extra [export]\n"

@@ -41,7 +41,7 @@ def test_bench_writes_the_file_and_prints_a_table(bench: Callable[..., Result], 
     result = bench("--threads", "1", "--seed", "3")
     assert result.exit_code == 0, result.output
     document = json.loads((tmp_path / "out.json").read_text("utf-8"))
-    assert list(document) == ["settings", "records", "summary", "further"]
+    assert list(document) == ["settings", "records", "summary", "further", "easyedit"]
     settings = document["settings"]
     assert (settings["format"], settings["data"], settings["seed"]) == ("personal", "data.json", 3)
     assert (settings["threads"], settings["fluency_tokens"], settings["bundle"]) == (1, 6, "bundle")

@@ -39,7 +39,7 @@ def test_zsre_record_is_read(record: Records) -> None:
         "Rome",
         ("Paris", "Lyon"),
         ("In what city was Anna born?",),
-        (Question("Anna works as", ("a teacher", "a cook")),),
+        (Question("Anna works as", ("a teacher", "a cook"), "Relation_Specificity"),),
         {
             "Reasoning": (
                 Question("In which country was Anna born?", ("Italy",)),
@@ -83,7 +83,7 @@ def test_zsre_kind_is_left_out_when_it_has_no_answered_question(record: Records,
 
 
 def test_neighbour_without_an_answer_stays(record: Records) -> None:
-    assert record("zsre", locality={"a": [{"prompt": "Who?"}]}).neighbours == (Question("Who?"),)
+    assert record("zsre", locality={"a": [{"prompt": "Who?"}]}).neighbours == (Question("Who?", kind="a"),)
 
 
 def test_personal_record_is_read_when_all_but_the_fact_is_left_out(record: Records) -> None:

@@ -40,7 +40,7 @@ def test_file_is_whole_after_every_record(tmp_path: Path) -> None:
     result = ResultFile(out, SETTINGS, resume=False)
     for count in range(3):
         document = json.loads(out.read_text("utf-8"))
-        assert list(document) == ["settings", "records", "summary", "further"]
+        assert list(document) == ["settings", "records", "summary", "further", "easyedit"]
         assert document == json.loads(json.dumps(result.document))
         assert [record["identifier"] for record in document["records"]] == ["0", "1", "2"][:count]
         assert document["settings"] == json.loads(json.dumps(SETTINGS))
