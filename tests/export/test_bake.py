@@ -27,7 +27,7 @@ from mobiedit.export.first_token_key import first_token_key
 from mobiedit.export.pipeline import export_bundle
 from mobiedit.export.progress import Stages
 from mobiedit.export.weight_update import inverse_covariance_of, rotation_of, update_of
-from mobiedit.runtime import Bundle, EditConfig, ZerothOrderConfig, open_bundle
+from mobiedit.runtime import Bundle, EditConfig, Method, ZerothOrderConfig, open_bundle
 from mobiedit.runtime.bundle_layout import EDITS
 from mobiedit.runtime.configuration import Optimizer
 from mobiedit.runtime.decoder import Slots
@@ -45,7 +45,7 @@ FACTS = (
     ("My {}'s name is", "dentist", " Dr. Chen"),
 )
 TEXTS = (*(prompt.replace("{}", subject) for prompt, subject, _ in FACTS), "The capital of France is Paris.")
-QUICK = EditConfig(Optimizer.ZO, zeroth_order=ZerothOrderConfig(steps=1, directions=1, check_every=1))
+QUICK = EditConfig(Optimizer.ZO, Method.EMMET, zeroth_order=ZerothOrderConfig(steps=1, directions=1, check_every=1))
 LAYER = 1
 WEIGHT = f"model.layers.{LAYER}.mlp.down_proj.weight"
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -70,9 +70,8 @@ def teach(bundle: Bundle) -> Bundle:
         solved, _ = bundle.trial(request, QUICK)
         record = record_of(request, solved, solved.result(new_edit_id(), Optimizer.ZO), bundle.manifest)
         delta = rng.standard_normal(record.delta.shape) * np.linalg.norm(record.value) / len(record.delta) ** 0.5
-        Journal(bundle.path / EDITS, bundle.manifest.edit_base).append_edit(
-            replace(record, delta=delta.astype(np.float32))
-        )
+        journal = Journal(bundle.path / EDITS, bundle.manifest.edit_base)
+        journal.append_edits((replace(record, delta=delta.astype(np.float32)),))
     return bundle
 
 
