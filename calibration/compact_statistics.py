@@ -2,10 +2,11 @@
 
     C ~ S (rho (I - U^T U) + U^T Lambda U) S
 
-S is diagonal: each neuron's deviation given all the others, diag(C^-1)^(-1/2), which is where image factor analysis
-starts (Jöreskog 1963). Scaled by it, what is cut is nearly round, so that one rho does for it: an update moves held-out
-keys' values less than with S = I or S = diag(C)^(1/2) (docs/benchmarks.md). The eigenpairs are then those of the scaled
-inverse, P = S C^-1 S, whose diagonal is 1, so that C itself need not be kept.
+S is diagonal: each neuron's deviation given all the others, diag(C^-1)^(-1/2), factor analysis's estimate of what is a
+variable's own (Guttman 1956). Scaled by it, what is cut is nearly round, so that one rho does for it: with 13 % of the
+directions or more, an update moves held-out keys' values less than with S = I or S = diag(C)^(1/2)
+(docs/benchmarks.md). The eigenpairs are then those of the scaled inverse, P = S C^-1 S, whose diagonal is 1, so that C
+itself need not be kept.
 """
 
 from __future__ import annotations
