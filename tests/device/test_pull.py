@@ -82,7 +82,7 @@ def test_pull_tells_which_edits_the_devices_ones_replace(place: BundlePlace, loc
 def test_pull_refuses_when_slots_do_not_suffice(place: BundlePlace, local: Path) -> None:
     teach(local, "1", "2")
     teach(current(place), "3", "4")
-    with pytest.raises(JournalError, match="grew on both sides, to 5 edits for 4 slots"):
+    with pytest.raises(JournalError, match="grew on both sides, to 5 gated edits for 4 slots"):
         pull_edits(LocalTransport(), place, local)
     assert edits_of(local) == ["both", "1", "2"]
     assert edits_of(current(place)) == ["both", "3", "4"]

@@ -224,7 +224,7 @@ def test_push_refuses_when_slots_do_not_suffice_for_both(place: BundlePlace, loc
     teach(current(place), "a", "b")
     teach(local, "c", "d")
     write_bundle(local, CHANGED)
-    with pytest.raises(JournalError, match="to 4 edits for 3 slots: undo 1 of them"):
+    with pytest.raises(JournalError, match="to 4 gated edits for 3 slots: undo 1 of them"):
         push_bundle(LocalTransport(), place, local)
     assert current(place).name == first.version
     assert edits_of(current(place)) == ["a", "b"]

@@ -32,7 +32,7 @@ def test_settings_are_the_defaults_when_nothing_is_given(optimizer: Optimizer) -
     given_none = edit_config(optimizer, dict.fromkeys((*NAMES[Optimizer.GN], *NAMES[Optimizer.ZO], "unheard-of")))
     assert given_none == edit_config(optimizer, {}) == EditConfig(optimizer)
     assert given_none.of_optimizer == OWN[optimizer]()
-    assert given_none.steps == OWN[optimizer]().steps
+    assert given_none.of_optimizer.steps == OWN[optimizer]().steps
 
 
 @pytest.mark.parametrize("optimizer", Optimizer)

@@ -18,7 +18,16 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from mobiedit.runtime import Bundle, EditConfig, ExecutionConfig, ExecutionProvider, ZerothOrderConfig, open_bundle, qnn
+from mobiedit.runtime import (
+    Bundle,
+    EditConfig,
+    ExecutionConfig,
+    ExecutionProvider,
+    Method,
+    ZerothOrderConfig,
+    open_bundle,
+    qnn,
+)
 from mobiedit.runtime.bundle_layout import GRAPHS, KEY_STATISTICS
 from mobiedit.runtime.cli import main
 from mobiedit.runtime.configuration import GaussNewtonConfig, Optimizer
@@ -42,7 +51,9 @@ SEARCHES = {
     "gn": EditConfig(
         gauss_newton=GaussNewtonConfig(steps=2, directions=8, refinements=0, norm_penalty=0.0), force=True
     ),
-    "zo": EditConfig(Optimizer.ZO, zeroth_order=ZerothOrderConfig(steps=1, directions=1, check_every=1), force=True),
+    "zo": EditConfig(
+        Optimizer.ZO, Method.ROME, zeroth_order=ZerothOrderConfig(steps=1, directions=1, check_every=1), force=True
+    ),
 }
 
 

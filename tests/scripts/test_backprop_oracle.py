@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mobiedit.runtime import Bundle, EditConfig, LossConfig, PrefixCache
+from mobiedit.runtime import Bundle, EditConfig, LossConfig, Method, PrefixCache
 from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.search import SearchTask
 from scripts.backprop_oracle import main
@@ -20,7 +20,7 @@ from scripts.support.host_model import HostModel
 from scripts.support.host_problem import HostProblem
 
 Task = Callable[[EditConfig], SearchTask]
-NONE, EXACT = EditConfig(prefix_cache=PrefixCache.OFF), EditConfig(prefix_cache=PrefixCache.EXACT)
+NONE, EXACT = (EditConfig(method=Method.ROME, prefix_cache=cache) for cache in (PrefixCache.OFF, PrefixCache.EXACT))
 
 
 def some_delta(task: SearchTask, length: float) -> Any:

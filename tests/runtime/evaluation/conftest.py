@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from mobiedit.runtime import Bundle, EditConfig, ZerothOrderConfig, open_bundle
+from mobiedit.runtime import Bundle, EditConfig, Method, ZerothOrderConfig, open_bundle
 from mobiedit.runtime.configuration import Optimizer
 from mobiedit.runtime.evaluation import EvaluationRecord, Format
 from mobiedit.runtime.evaluation.cached_reader import CachedReader
 from mobiedit.runtime.evaluation.record_formats import parse_record
 
-QUICK = EditConfig(Optimizer.ZO, zeroth_order=ZerothOrderConfig(steps=4, directions=4, check_every=2))
+QUICK = EditConfig(Optimizer.ZO, Method.ROME, zeroth_order=ZerothOrderConfig(steps=4, directions=4, check_every=2))
 """A search that is short, and still changes what the tiny model says."""
 
 

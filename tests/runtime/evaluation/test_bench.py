@@ -21,6 +21,7 @@ from mobiedit.runtime import (
     EditConfig,
     ExecutionConfig,
     ExecutionProvider,
+    Method,
     ZerothOrderConfig,
     open_bundle,
 )
@@ -34,7 +35,7 @@ from mobiedit.runtime.search import SearchResult, SearchTask
 
 Raw = Callable[..., dict[str, Any]]
 DataPath = Callable[..., Path]
-QUICK = EditConfig(Optimizer.ZO, zeroth_order=ZerothOrderConfig(steps=4, directions=4, check_every=2))
+QUICK = EditConfig(Optimizer.ZO, Method.ROME, zeroth_order=ZerothOrderConfig(steps=4, directions=4, check_every=2))
 CONFIG = BenchConfig(QUICK, fluency_tokens=8)
 SUBJECTS = ["Danielle", "Danielle Darrieux", "tongue", "mother tongue"]
 
@@ -76,7 +77,7 @@ def test_bundle_is_as_before_when_records_were_measured(
             "The capital of {} is",
             "France",
             "Rome",
-            config=EditConfig(Optimizer.ZO, zeroth_order=QUICK.zeroth_order, force=True),
+            config=EditConfig(Optimizer.ZO, Method.ROME, zeroth_order=QUICK.zeroth_order, force=True),
         )
     before = snapshot(bundle.path)
     told: list[tuple[int, int]] = []
@@ -119,7 +120,7 @@ def test_trial_is_what_edit_would_commit(bundle: Bundle) -> None:
         request.prompt,
         request.subject,
         request.target,
-        config=EditConfig(Optimizer.ZO, zeroth_order=QUICK.zeroth_order, force=True),
+        config=EditConfig(Optimizer.ZO, Method.ROME, zeroth_order=QUICK.zeroth_order, force=True),
     )
     assert bundle.score(request.text, "Rome") == tried
     assert (bundle.edits()[0].delta == solved.search.delta).all()
@@ -171,7 +172,7 @@ def test_seed_changes_the_sampled_text(bundle: Bundle, four: Path, tmp_path: Pat
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from mobiedit.runtime import EditConfig, ZerothOrderConfig, open_bundle
+from mobiedit.runtime import EditConfig, Method, ZerothOrderConfig, open_bundle
 from mobiedit.runtime.configuration import Optimizer
 from mobiedit.runtime.evaluation import BenchConfig, read_records, run_bench
 
@@ -186,7 +187,7 @@ def dying(*arguments, **options):
 
 bundle.trial = dying
 search = ZerothOrderConfig(steps=4, directions=4, check_every=2)
-config = BenchConfig(EditConfig(Optimizer.ZO, zeroth_order=search), fluency_tokens=8)
+config = BenchConfig(EditConfig(Optimizer.ZO, Method.ROME, zeroth_order=search), fluency_tokens=8)
 run_bench(bundle, read_records(Path(sys.argv[2])), config, Path(sys.argv[3]))
 """
 
@@ -235,7 +236,7 @@ def test_bench_is_refused_when_the_bundle_got_another_edit(bundle: Bundle, four:
         "The capital of {} is",
         "France",
         "Rome",
-        config=EditConfig(Optimizer.ZO, zeroth_order=QUICK.zeroth_order, force=True),
+        config=EditConfig(Optimizer.ZO, Method.ROME, zeroth_order=QUICK.zeroth_order, force=True),
     )
     with pytest.raises(RequestError, match="was measured with edits"):
         run_bench(bundle, read_records(four), config, tmp_path / "out.json", resume=True)
@@ -247,7 +248,7 @@ def test_record_is_refused_when_the_slots_cannot_hold_its_edit(bundle: Bundle, f
             "The capital of {} is",
             name,
             "Rome",
-            config=EditConfig(Optimizer.ZO, zeroth_order=QUICK.zeroth_order, force=True),
+            config=EditConfig(Optimizer.ZO, Method.ROME, zeroth_order=QUICK.zeroth_order, force=True),
         )
     config = BenchConfig(QUICK, limit=1, fluency_tokens=0)
     document = run_bench(bundle, read_records(four), config, tmp_path / "out.json")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mobiedit.calibration.text import default_text
-from mobiedit.runtime import Bundle, EditConfig
+from mobiedit.runtime import Bundle, EditConfig, Method
 from mobiedit.runtime.configuration import Optimizer
 from mobiedit.runtime.evaluation import EvaluationRecord, Question, metrics
 from mobiedit.runtime.evaluation.cached_reader import CachedReader
@@ -140,7 +140,7 @@ def test_efficacy_compares_with_the_own_answer_of_before_when_there_is_no_old_on
 
 def test_own_answer_is_that_of_before_the_edit(record: Records, fp32_model: Bundle) -> None:
     fact = record("personal")
-    _, after = fp32_model.trial(replace(fact, target="old").request, EditConfig(Optimizer.ZO))
+    _, after = fp32_model.trial(replace(fact, target="old").request, EditConfig(Optimizer.ZO, Method.ROME))
     now, before = CachedReader(after), CachedReader(fp32_model.reader())
     log_probs = now.reader.log_probabilities(fact.prompt)[-1]
     own, best = log_probs[before.continuation(fact.prompt, 1)[0]], log_probs.max()
@@ -160,7 +160,7 @@ def test_efficacy_holds_when_the_own_answer_was_the_target_and_still_is(
     subject = prompt.split()[0]
     fact = record("zsre", prompt=prompt, subject=subject, target_new=answer, ground_truth=answer)
     assert metrics.efficacy(fact, before, before)
-    _, other = fp32_model.trial(EditRequest.from_text(prompt, subject, "xyzzy"), EditConfig(Optimizer.ZO))
+    _, other = fp32_model.trial(EditRequest.from_text(prompt, subject, "xyzzy"), EditConfig(Optimizer.ZO, Method.ROME))
     assert not other.read(prompt, answer).exact
     assert not metrics.efficacy(fact, CachedReader(other), before)
 
