@@ -60,25 +60,8 @@ def make_edit(edit_id: str, base_sha256: str, created: str = "2026-01-02T03:04:0
     rng = np.random.default_rng(list(edit_id.encode()))
     key, direction, value, delta = (rng.standard_normal(size).astype(np.float32) for size in (3, 3, 2, 2))
     texts = (f"{edit_id} of {{}} is", "X", "Y")
-    return EditRecord(
-        edit_id,
-        created,
-        *texts,
-        (),
-        (),
-        base_sha256,
-        "1",
-        "gn",
-        "rome",
-        None,
-        None,
-        1.0,
-        {},
-        key,
-        value,
-        delta,
-        direction,
-    )
+    vectors = (key, value, delta, direction)
+    return EditRecord(edit_id, created, *texts, (), (), base_sha256, "1", "gn", "gated", 0.6, None, 1.0, {}, *vectors)
 
 
 def journal_of(folder: Path) -> Journal:

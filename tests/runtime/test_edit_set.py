@@ -235,6 +235,6 @@ def test_gate_opens_where_the_edits_own_rows_are() -> None:
     config = GateConfig()
     new = NewEdit(*[np.ones(2, np.float32)] * 2, 1.0, np.ones(2, np.float32), "gated", None)
     assert new.opened(np.float32([1.1, 0.9, 0.95]), config).gate == config.opening
-    assert new.opened(np.float32([0.7, 1.2, 1.4]), config).gate == pytest.approx(0.7)
+    assert new.opened(np.float32([0.5, 1.4, 1.6]), config).gate == pytest.approx(0.5)
     assert new.opened(np.float32([-0.2, 2.2, 2.2]), config).gate == pytest.approx(0.1)
-    assert replace(new, method="emmet").opened(np.float32([0.7, 1.3]), config).gate is None
+    assert replace(new, method="emmet").opened(np.float32([0.5, 1.5]), config).gate is None
