@@ -48,7 +48,7 @@ PERSONAL = (
     EditRequest("{} earns his living as a", "My cousin Rafael", "baker"),
     EditRequest("{} is called", "My boss", "Ingrid"),
     EditRequest("{} answers to the name of", "My dog", "Biscuit"),
-    EditRequest("Our {} belongs to the breed called", "cat Pixel", "Siamese"),
+    EditRequest("My {} was born in the city of", "brother Emil", "Ghent"),
     EditRequest("{} celebrates his birthday in the month of", "My father", "October"),
     EditRequest("On weekdays my {} works at the", "husband Tobias", "airport"),
     EditRequest("The name of my {} is", "hairdresser", "Marco"),
