@@ -20,7 +20,7 @@ from .edit_problem import at_subjects
 from .edit_set import EditSet, NewEdit
 from .editor import SolvedEdit, Workbench, search_delta
 from .errors import RequestError
-from .facts import FactKey
+from .facts import FactKey, without
 from .gate import strength
 from .prompt_rows import EditRequest, PromptRows
 from .rank_one import solve_key, subject_key
@@ -131,7 +131,8 @@ class BatchEditor:
             with item.at_work():
                 decoder, ids = item.bench.decoder, item.rows.padded_ids()
                 item.residual, _ = decoder.run_prefix(ids, decoder.sink_caches(len(ids))[0])
-                item.checker = EditChecker(decoder, shared.tokenizer, item.request, item.rows.target, ())
+                stay = item.bench.taught_prompts(item.request)
+                item.checker = EditChecker(decoder, shared.tokenizer, item.request, item.rows.target, stay)
         items = self._in_order(items, base, batch)
         directions = base.extended([item.new for item in items]).directions[-len(items) :]
         for place, item in enumerate(items):
@@ -156,16 +157,17 @@ class BatchEditor:
             raise RequestError("the batch is empty: give at least one fact")
         lines: dict[FactKey, int] = {}
         items = []
+        others = replace(self._bench, taught=without(self._bench.taught, [request.fact for request in requests]))
         for place, request in enumerate(requests):
             line = place + 1
             if (first := lines.setdefault(request.fact, line)) != line:
                 raise RequestError(f"lines {first} and {line} teach the same fact: keep one of them")
             meter = CostMeter()
             try:
-                rows = self._bench.rows_of(request)
+                rows = others.rows_of(request, requests[:place])
             except RequestError as error:
                 raise RequestError(f"line {line}: {error}") from error
-            bench = replace(self._bench, decoder=self._bench.decoder.metered(meter))
+            bench = replace(others, decoder=others.decoder.metered(meter))
             items.append(_Item(place, request, rows, bench, meter))
         return items
 

@@ -266,6 +266,7 @@ class Bundle:
             KeyStatistics.find(self.path / KEY_STATISTICS),
             config,
             search or self.search_for(config),
+            self._in_force.taught(),
         )
 
     def _solve(

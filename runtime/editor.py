@@ -16,6 +16,7 @@ from .decoder import Decoder, EditLayerOutput, Slots
 from .edit_check import EditCheck, EditChecker
 from .edit_problem import EditProblem, at_subjects, prefill_suffix, through_edit_layer
 from .edit_set import EditSet, NewEdit
+from .facts import of_subject
 from .gate import Gate
 from .prompt_rows import EditRequest, PromptRows, build_rows
 from .rank_one import InverseCovariance, solve_key, subject_key
@@ -155,6 +156,8 @@ class Workbench:
         C^-1 of the edit layer's keys.
     search
         How delta is searched for.
+    taught
+        The facts in force: those of a request's subject may share its key, and shall stay.
     """
 
     decoder: Decoder
@@ -164,12 +167,24 @@ class Workbench:
     inverse_covariance: InverseCovariance
     config: EditConfig
     search: Search
+    taught: Sequence[EditRequest] = ()
 
-    def rows_of(self, request: EditRequest) -> PromptRows:
-        """Return the rows of a request; RequestError if one of its texts cannot be read."""
+    def rows_of(self, request: EditRequest, former: Sequence[EditRequest] = ()) -> PromptRows:
+        """Return the rows of a request; RequestError if one of its texts cannot be read.
+
+        Parameters
+        ----------
+        former
+            Those of its batch that come before it.
+        """
         for prompt in (*request.paraphrases, *request.keep):
             self.tokenizer.encode(request.fill(prompt))  # refused now rather than after the search
-        return build_rows(request, self.prefixes, self.tokenizer, self.config.max_target_tokens)
+        last = next(reversed(of_subject((*self.taught, *former), request.fact)), None)
+        return build_rows(request, self.prefixes, self.tokenizer, self.config.max_target_tokens, last)
+
+    def taught_prompts(self, request: EditRequest) -> tuple[str, ...]:
+        """Return the prompts of other facts in force of a request's subject, whose answers must stay."""
+        return tuple(fact.text for fact in of_subject(self.taught, request.fact))
 
 
 def solve_edit(
@@ -203,7 +218,8 @@ def solve_edit(
     bench = replace(bench, decoder=bench.decoder.metered(meter))
     decoder, slots = bench.decoder, base.slots
     rows = bench.rows_of(request)
-    checker = EditChecker(decoder, bench.tokenizer, request, rows.target, bench.canaries)
+    stay = (*bench.canaries, *bench.taught_prompts(request))
+    checker = EditChecker(decoder, bench.tokenizer, request, rows.target, stay)
     edited, unedited = through_edit_layer(decoder, rows.padded_ids(), slots), checker.edit_layer(slots)
     before = checker.read(unedited)
     key = subject_key(at_subjects(edited.keys, rows))

@@ -10,6 +10,7 @@ from .facts import FactKey, fact_key, without
 from .journal import Journal
 from .journal_records import EditRecord
 from .manifest import Manifest
+from .prompt_rows import EditRequest
 
 _log = logging.getLogger(__name__)
 _Stamp = tuple[int, int, int]
@@ -41,6 +42,10 @@ class EditsInForce:
     def teaching(self, fact: FactKey) -> str | None:
         """Return the identifier of the edit in force that teaches a fact."""
         return next((e.edit_id for e in self._current()[0] if fact_key(e.prompt, e.subject) == fact), None)
+
+    def taught(self) -> tuple[EditRequest, ...]:
+        """Return the facts that are taught, oldest first."""
+        return tuple(EditRequest(e.prompt, e.subject, e.target, e.paraphrases, e.keep) for e in self._current()[0])
 
     def without(self, facts: Collection[FactKey]) -> EditSet:
         """Return the edits in force but those of some facts, which are to be taught anew."""

@@ -29,6 +29,12 @@ def fact_key(prompt: str, subject: str) -> FactKey:
     return _normalised(prompt), _normalised(subject)
 
 
+def of_subject(edits: Iterable[F], fact: FactKey) -> tuple[F, ...]:
+    """Return the edits that teach other facts of the same subject."""
+    keys = ((edit, fact_key(edit.prompt, edit.subject)) for edit in edits)
+    return tuple(edit for edit, key in keys if key[1] == fact[1] and key != fact)
+
+
 def without(edits: Iterable[F], facts: Collection[FactKey]) -> tuple[F, ...]:
     """Return the edits that teach none of these facts."""
     return tuple(edit for edit in edits if fact_key(edit.prompt, edit.subject) not in facts)

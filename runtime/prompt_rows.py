@@ -106,8 +106,8 @@ class Row:
 class PromptRows:
     """All rows of an edit, right-padded into one batch.
 
-    ``rewriting[0]`` is the bare prompt. ``kept`` is "<subject> is a", whose next-token distributions
-    shall stay from the subject on.
+    ``rewriting[0]`` is the bare prompt. ``kept`` is "<subject> is a", or another fact of the subject that was taught,
+    whose next-token distributions shall stay from the subject on.
     """
 
     rewriting: tuple[Row, ...]
@@ -143,7 +143,11 @@ def padded(texts: Sequence[Sequence[int]]) -> NDArray[np.int64]:
 
 
 def build_rows(
-    request: EditRequest, prefixes: Sequence[str], tokenizer: Tokenizer, max_target_tokens: int
+    request: EditRequest,
+    prefixes: Sequence[str],
+    tokenizer: Tokenizer,
+    max_target_tokens: int,
+    taught: EditRequest | None = None,
 ) -> PromptRows:
     """Tokenize the rows of an edit.
 
@@ -153,6 +157,8 @@ def build_rows(
         Templates with ``{}`` where the prompt stands; the first is ``{}`` alone.
     max_target_tokens
         Longest target that is accepted.
+    taught
+        Another fact of the subject, which is in force and shall stay.
 
     Raises
     ------
@@ -170,8 +176,11 @@ def build_rows(
                 f"the target has {len(target)} tokens, at most {max_target_tokens} can be taught: shorten it"
             )
         rows.append(row)
-    encoding = tokenizer.encode(f"{request.subject} is a")
-    last = encoding.last_token_before(len(request.subject))
+    stays, start = f"{request.subject} is a", 0
+    if taught is not None:
+        stays, start = f"{taught.text} {taught.target.strip()}", taught.prompt.index("{}")
+    encoding = tokenizer.encode(stays)
+    last = encoding.last_token_before(start + len(request.subject if taught is None else taught.subject))
     kept = Row(encoding.ids, last, tuple(range(last, len(encoding.ids))))
     return PromptRows(tuple(rows), kept, target)
 

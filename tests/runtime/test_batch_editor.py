@@ -250,3 +250,20 @@ def test_rest_is_checked_again_and_committed_when_an_edit_is_left_out(
     # The fact that was not replaced is in force as before, below the two that are new.
     assert [edit.edit_id for edit in bundle.edits()] == [old.edit_id, result.edits[0].edit_id, result.edits[2].edit_id]
     assert len(result.edits[0].check.canaries) == len(bundle.manifest.canaries)
+
+
+def test_other_facts_of_a_subject_are_what_stays_when_one_is_taught(bundle: Bundle) -> None:
+    first, second = SAME_KEY
+    bundle.edit(first.prompt, first.subject, first.target, config=FORCED)
+    alone = bundle.trial(FACTS[1], FORCED)[0].check.canaries
+    solved, _ = bundle.trial(EditRequest(second.prompt, "ANNA", second.target), FORCED)
+    assert [canary.prompt for canary in solved.check.canaries] == [*(each.prompt for each in alone), first.text]
+    bench = bundle._workbench(bundle.decoder, FORCED)
+    kept = bundle.tokenizer.encode(f"{first.text} {first.target}").ids
+    assert bench.rows_of(second).kept.ids == kept
+    assert bench.rows_of(second).kept.subject_index == bench.rows_of(second).rewriting[0].subject_index
+    again = EditRequest(first.prompt, first.subject, "her")  # the fact itself shall not stay
+    assert bench.rows_of(again).kept.ids == bundle.tokenizer.encode("Anna is a").ids
+    batch = replace(bench, taught=())
+    assert batch.rows_of(second, [first]).kept.ids == kept
+    assert batch.rows_of(FACTS[1], [first]).kept.ids == bundle.tokenizer.encode("France is a").ids
