@@ -24,7 +24,7 @@ from tests.device.conftest import AdbDevice
 from tests.device.small_bundle import FILES, edits_of, require_whole, teach, write_bundle
 
 QUICK = ["--optimizer", "zo", "--steps", "1", "--directions", "1", "--force", "--json"]
-STRIDE = 19
+STRIDE = 37
 """Messages between two cuts of a push: one at each of them takes four minutes (set it to 1)."""
 
 REQUEST = ["--prompt", "The mother tongue of {} is", "--subject", "Danielle Darrieux", "--target", "old"]
