@@ -61,7 +61,7 @@ def make_edit(edit_id: str, base_sha256: str, created: str = "2026-01-02T03:04:0
     key, direction, value, delta = (rng.standard_normal(size).astype(np.float32) for size in (3, 3, 2, 2))
     texts = (f"{edit_id} of {{}} is", "X", "Y")
     vectors = (key, value, delta, direction)
-    return EditRecord(edit_id, created, *texts, (), (), base_sha256, "1", "gn", "gated", 0.6, None, 1.0, {}, *vectors)
+    return EditRecord(edit_id, created, *texts, (), (), base_sha256, "1", "gn", "gated", 0.7, None, 1.0, {}, *vectors)
 
 
 def journal_of(folder: Path) -> Journal:
