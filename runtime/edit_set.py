@@ -189,8 +189,13 @@ class EditSet:
         Raises
         ------
         RequestError
-            When the compaction's error is above its tolerance.
+            When gated edits are more than slots, or the compaction's error is above its tolerance.
         """
+        if (gated := len(self._gated)) > self._count:
+            raise RequestError(
+                f"{gated} gated edits need a slot each, the bundle has {self._count}: undo an edit, "
+                "or export the bundle with more --slots"
+            )
         if not self.holds:
             raise RequestError(
                 f"{len(self.edits)} edits in {self._count} slots would change one another by "

@@ -107,12 +107,12 @@ def test_undo_is_refused_when_there_is_nothing_to_undo(bundle: Bundle) -> None:
 GENEROUS = EditSetConfig(compaction=CompactionConfig(tolerance=10.0))
 
 
-def teach(bundle: Bundle, count: int) -> list[str | None]:
+def teach(bundle: Bundle, count: int, method: Method = Method.EMMET) -> list[str | None]:
     """Teach facts of different subjects, and return their identifiers."""
     made = []
     for seed, name in enumerate(("France", "Spain", "Italy", "Japan", "Peru", "Chad")[:count], 1):
         # Searches of one seed look in the same few directions, and three slots would hold what they find.
-        config = replace(QUICK, zeroth_order=replace(QUICK.zeroth_order, seed=seed))
+        config = replace(QUICK, method=method, zeroth_order=replace(QUICK.zeroth_order, seed=seed))
         made.append(bundle.edit("The capital of {} is", name, "Rome", config=config).edit_id)
     return made
 
@@ -122,6 +122,12 @@ def test_edit_is_refused_when_the_slots_cannot_hold_one_more(bundle: Bundle) -> 
         teach(bundle, 6)
     assert 3 <= len(bundle.edits()) < 6
     assert bundle.info()["slots"] == {"used": 3, "total": 3}
+
+
+def test_gated_edit_is_refused_when_no_slot_is_left(bundle: Bundle) -> None:
+    with pytest.raises(RequestError, match="4 gated edits need a slot each, the bundle has 3: undo an edit, or export"):
+        teach(bundle, 4, Method.GATED)
+    assert len(bundle.edits()) == 3
 
 
 def test_edit_is_taken_when_there_are_more_than_slots_but_the_error_is_borne(bundle: Bundle) -> None:

@@ -226,7 +226,7 @@ def test_gated_edits_keep_their_slots_when_the_others_are_cut(make: Maker) -> No
 def test_room_is_refused_when_gated_edits_are_more_than_slots(make: Maker) -> None:
     edits = [replace(make.new("gated"), gate=0.9) for _ in range(SLOTS + 1)]
     solved = make.set_of(*edits)
-    with pytest.raises(RequestError, match="4 edits in 3 slots"):
+    with pytest.raises(RequestError, match="4 gated edits need a slot each, the bundle has 3: undo an edit, or export"):
         solved.require_room()
     np.testing.assert_array_equal(solved.slots.deltas, [edit.delta for edit in edits[1:]])  # reading goes on
 
