@@ -139,7 +139,7 @@ def require_same(model: nn.Module, base: nn.Module, bundle: Bundle) -> None:
 # The same model
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["llama", "qwen2"])  # biases; a tied head: the others' edit layers are alike
 def test_checkpoint_and_adapter_are_the_bundle_when_baked_from_rotated(
     family: str, make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
