@@ -12,14 +12,13 @@ from typing import Any, BinaryIO
 import click
 from tqdm import tqdm
 
-from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorGroup, bundle_argument, echo_json
+from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorGroup, bundle_argument, echo_json, json_option
 from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.files import storage_errors
 
 from .cli_options import (
     break_lock_option,
     connect_by_adb,
-    json_option,
     name_option,
     place_of,
     reach,

@@ -17,7 +17,6 @@ from .transport import Transport
 Connect = Callable[[str | None], Transport]
 """Makes a connection to the device of a serial, or to the only one."""
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 root_option = click.option("--root", default=DEFAULT_ROOT, help="The folder on the device that holds everything.")
 serial_option = click.option("--serial", help="Which device, when adb sees several.", show_default=False)
 name_option = click.option(

@@ -77,9 +77,8 @@ def bake(bundle: Bundle, base: str, out: Path, *, lora: bool = False, revision: 
         When the disk refuses; nothing is left behind.
     """
     update, manifest = update_of(bundle), bundle.manifest
-    gated = sum(edit.gate is not None for edit in bundle.edits())
-    held = f"a weight cannot hold a gate: {gated} gated edits act in proportion here, also on other keys"
-    notes = (held,) if gated else ()
+    held = f"a weight cannot hold a gate: {update.gated} gated edits act in proportion here, also on other keys"
+    notes = (held,) if update.gated else ()
     with new_folder(out) as folder:
         source = find_source(base, revision or manifest.base.revision)
         require_base(manifest, source)

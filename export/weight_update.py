@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,8 +15,9 @@ from mobiedit.runtime.closed_form import Method
 from mobiedit.runtime.decoder import Slots
 from mobiedit.runtime.edit_set import EditSet
 from mobiedit.runtime.errors import BundleError, RequestError
+from mobiedit.runtime.journal_records import EditRecord
 from mobiedit.runtime.key_statistics import KeyStatistics
-from mobiedit.runtime.manifest import Manifest
+from mobiedit.runtime.manifest import Manifest, ModelShape
 from mobiedit.runtime.rank_one import InverseCovariance
 
 Floats = NDArray[np.float32]
@@ -36,12 +38,15 @@ class WeightUpdate:
         [N, F] float32.
     keys
         [E, F] float32, k* of each edit.
+    gated
+        How many of the edits have a gate in the bundle, which a weight cannot hold.
     """
 
     module: str
     deltas: Floats
     directions: Floats
     keys: Floats
+    gated: int = 0
 
     @property
     def weight(self) -> str:
@@ -90,7 +95,8 @@ def update_of(bundle: Bundle) -> WeightUpdate:
     BundleError
         As `rotation_of`.
     """
-    manifest, slots = bundle.manifest, linear_slots(bundle)
+    manifest, edits = bundle.manifest, bundle.edits()
+    slots = linear_slots(edits, manifest.shape)
     used = slots.deltas.any(axis=1) & slots.directions.any(axis=1)
     if not used.any():
         raise RequestError(f"{bundle.path} has no edits in force, there is nothing to bake: teach it something first")
@@ -98,16 +104,17 @@ def update_of(bundle: Bundle) -> WeightUpdate:
     if (turn := rotation_of(manifest)) is not None:
         deltas = (deltas @ turn.T).astype(np.float32)
     module = f"model.layers.{manifest.edit_layer}.mlp.down_proj"
-    return WeightUpdate(module, deltas, slots.directions[used], np.stack([edit.key for edit in bundle.edits()]))
+    gated = sum(edit.gate is not None for edit in edits)
+    return WeightUpdate(module, deltas, slots.directions[used], np.stack([edit.key for edit in edits]), gated)
 
 
-def linear_slots(bundle: Bundle) -> Slots:
-    """Return the edits in force as one change of the weight, each with a slot of its own.
+def linear_slots(edits: Sequence[EditRecord], shape: ModelShape) -> Slots:
+    """Return edits as one change of the weight, each with a slot of its own.
 
     A weight cannot hold a gate: gated edits act in proportion here, and are solved by EMMET's equality constraints.
     """
-    edits = [edit if edit.gate is None else replace(edit, gate=None, method=Method.EMMET) for edit in bundle.edits()]
-    return EditSet(edits, max(1, len(edits)), bundle.manifest.shape).slots
+    linear = [edit if edit.gate is None else replace(edit, gate=None, method=Method.EMMET) for edit in edits]
+    return EditSet(linear, max(1, len(linear)), shape).slots
 
 
 def inverse_covariance_of(bundle: Bundle) -> InverseCovariance:

@@ -202,7 +202,7 @@ class BatchEditor:
             with item.at_work():
                 item.before = item.checker.read(item.unedited)
                 # What former edits add is known without another run of the edit layer.
-                gates = base.extended([other.new for other in items[:count]]).gates[:, len(base.edits) :]
+                gates = base.gates_of([other.new for other in items[:count]])
                 added = strength(item.edited.keys[..., :count], gates) @ deltas[:count]
                 edited = EditLayerOutput(item.edited.hidden + added, item.edited.keys, item.edited.values + added)
                 slots = base.slots

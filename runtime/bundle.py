@@ -230,9 +230,7 @@ class Bundle:
 
     def info(self) -> dict[str, Any]:
         """Return what the bundle is and what runs it, as plain data; see `describe`."""
-        return describe(
-            self.path, self.manifest, self._journal.read(), self._in_force, self.execution, lambda: self.decoder.parts
-        )
+        return describe(self.path, self.manifest, self._in_force, self.execution, lambda: self.decoder.parts)
 
     def predicted_peaks(self) -> dict[str, int]:
         """Return the peak resident memory that an edit and an answer will take, in bytes; nothing is opened for it."""

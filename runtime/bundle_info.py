@@ -10,7 +10,6 @@ from .bundle_layout import GRAPHS
 from .configuration import ExecutionConfig
 from .decoder import DecoderParts
 from .edits_in_force import EditsInForce
-from .journal_state import JournalState
 from .manifest import Manifest
 from .memory_plan import predicted_peaks
 from .staged_edit import stages_edits
@@ -19,7 +18,6 @@ from .staged_edit import stages_edits
 def describe(
     path: Path,
     manifest: Manifest,
-    state: JournalState,
     edits: EditsInForce,
     execution: ExecutionConfig,
     parts: Callable[[], DecoderParts],
@@ -28,10 +26,8 @@ def describe(
 
     Parameters
     ----------
-    state
-        Its journal.
     edits
-        Those of it that are in force.
+        Its journal.
     parts
         Opens its graphs: where a SoC is the target, what stands for it is found out by compiling each of them.
 
@@ -40,7 +36,7 @@ def describe(
     ExecutionError
         When the NPU does not take a graph.
     """
-    solved = edits.solved()
+    state, solved = edits.state(), edits.solved()
     return {
         "path": str(path),
         "base": {"name": manifest.base.name, "architecture": manifest.base.architecture},

@@ -129,7 +129,7 @@ class EditSet:
         """Return the set with more edits behind its own."""
         return EditSet((*self.edits, *new), self._count, self._shape, self.config)
 
-    @property
+    @cached_property
     def directions(self) -> Floats:
         """[N, F] the direction of each edit in the joint update.
 
@@ -214,8 +214,11 @@ class EditSet:
     @cached_property
     def gates(self) -> Floats:
         """[4, N] the edits' gates, as `gate_parameters` has them."""
-        gates = [gate_parameters(self.gate_of(edit)) for edit in self.edits]
-        return _stacked(gates, 4).T
+        return self.gates_of(self.edits)
+
+    def gates_of(self, edits: Sequence[Edit]) -> Floats:
+        """Return [4, N] the gates of edits that need not be of the set."""
+        return _stacked([gate_parameters(self.gate_of(edit)) for edit in edits], 4).T
 
     @cached_property
     def _gated(self) -> NDArray[np.int64]:

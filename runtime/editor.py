@@ -222,19 +222,36 @@ def solve_edit(
     checker = EditChecker(decoder, bench.tokenizer, request, rows.target, stay)
     edited, unedited = through_edit_layer(decoder, rows.padded_ids(), slots), checker.edit_layer(slots)
     before = checker.read(unedited)
-    key = subject_key(at_subjects(edited.keys, rows))
+    keys = at_subjects(edited.keys, rows)
+    key = subject_key(keys)
     lone, leverage = solve_key(key, bench.inverse_covariance)
-    method = bench.config.method
-    new = NewEdit(key, lone, leverage, np.zeros(slots.deltas.shape[1], np.float32), method, None)
-    direction = base.extended([new]).directions[-1]
-    new = new.opened(at_subjects(edited.keys, rows) @ direction, base.config.gates)
+    new, direction = fit_in(base, key, lone, leverage, bench.config.method, keys)
     found, value = search_delta(bench, rows, edited, direction, base.gate_of(new), slots, meter, report)
     after = base.extended([replace(new, delta=found.delta)])
     after.require_room()
     check = checker.compare(before, checker.read(checker.edit_layer(after.slots)))
-    cost, error = meter.cost(), after.compaction_error
-    solved = SolvedEdit(key, value + found.delta, lone, leverage, found, check, cost, method, None, error)
-    return replace(solved, gate=new.gate), after
+    cost, error, method = meter.cost(), after.compaction_error, bench.config.method
+    solved = SolvedEdit(
+        key, value + found.delta, lone, leverage, found, check, cost, method, compaction_error=error, gate=new.gate
+    )
+    return solved, after
+
+
+def fit_in(
+    base: EditSet, key: Floats, lone: Floats, leverage: float, method: Method, keys: Floats
+) -> tuple[NewEdit, Floats]:
+    """Return an edit without its delta on top of others, and its direction [F] among them.
+
+    Parameters
+    ----------
+    key, lone, leverage
+        As in `SolvedEdit`; ``lone`` is its direction where no other edit is.
+    keys
+        [R, F] of the rewriting rows at the subject's last token: what its gate opens for.
+    """
+    new = NewEdit(key, lone, leverage, np.zeros(base.slots.deltas.shape[1], np.float32), method, None)
+    direction = base.extended([new]).directions[-1]
+    return new.opened(keys @ direction, base.config.gates), direction
 
 
 def search_delta(

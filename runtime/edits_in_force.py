@@ -6,9 +6,10 @@ import logging
 from collections.abc import Collection, Sequence
 
 from .edit_set import EditSet, EditSetConfig
-from .facts import FactKey, fact_key, without
+from .facts import FactKey, without
 from .journal import Journal
 from .journal_records import EditRecord
+from .journal_state import JournalState
 from .manifest import Manifest
 from .prompt_rows import EditRequest
 
@@ -29,7 +30,11 @@ class EditsInForce:
         self._journal = journal
         self._manifest = manifest
         self._config = config
-        self._held: tuple[_Stamp | None, tuple[EditRecord, ...], EditSet] | None = None
+        self._held: tuple[_Stamp | None, JournalState, EditSet] | None = None
+
+    def state(self) -> JournalState:
+        """Return the journal as it is now; JournalError as `Journal.read` and `EditSet`."""
+        return self._current()[0]
 
     def solved(self) -> EditSet:
         """Return the edits in force as one update; JournalError as `Journal.read` and `EditSet`.
@@ -41,31 +46,31 @@ class EditsInForce:
 
     def teaching(self, fact: FactKey) -> str | None:
         """Return the identifier of the edit in force that teaches a fact."""
-        return next((e.edit_id for e in self._current()[0] if fact_key(e.prompt, e.subject) == fact), None)
+        return next((edit.edit_id for edit in self.state().edits if edit.fact == fact), None)
 
     def taught(self) -> tuple[EditRequest, ...]:
         """Return the facts that are taught, oldest first."""
-        return tuple(EditRequest(e.prompt, e.subject, e.target, e.paraphrases, e.keep) for e in self._current()[0])
+        return tuple(EditRequest(e.prompt, e.subject, e.target, e.paraphrases, e.keep) for e in self.state().edits)
 
     def without(self, facts: Collection[FactKey]) -> EditSet:
         """Return the edits in force but those of some facts, which are to be taught anew."""
-        records, solved = self._current()
-        others = without(records, facts)
-        return solved if len(others) == len(records) else self._solve(others)
+        state, solved = self._current()
+        others = without(state.edits, facts)
+        return solved if len(others) == len(state.edits) else self._solve(others)
 
-    def _current(self) -> tuple[tuple[EditRecord, ...], EditSet]:
+    def _current(self) -> tuple[JournalState, EditSet]:
         stamp = self._stamp()  # before the file is read: a change in between is seen the next time
         if self._held is None or self._held[0] != stamp:
-            records = self._journal.read().edits
-            solved = self._solve(records)
+            state = self._journal.read()
+            solved = self._solve(state.edits)
             if not solved.holds:
                 _log.warning(
                     "%d edits in %d slots: answers to some differ by up to %.0f %%; undo some of them",
-                    len(records),
+                    len(state.edits),
                     self._manifest.slots,
                     100 * solved.compaction_error,
                 )
-            self._held = stamp, records, solved
+            self._held = stamp, state, solved
         return self._held[1:]
 
     def _solve(self, records: Sequence[EditRecord]) -> EditSet:

@@ -10,15 +10,11 @@ FactKey = tuple[str, str]
 
 
 class Fact(Protocol):
-    """What names a fact."""
+    """What teaches a fact."""
 
     @property
-    def prompt(self) -> str:
-        """The wording, with ``{}`` for the subject."""
-
-    @property
-    def subject(self) -> str:
-        """What the fact is about."""
+    def fact(self) -> FactKey:
+        """The fact's key."""
 
 
 F = TypeVar("F", bound=Fact)
@@ -31,13 +27,12 @@ def fact_key(prompt: str, subject: str) -> FactKey:
 
 def of_subject(edits: Iterable[F], fact: FactKey) -> tuple[F, ...]:
     """Return the edits that teach other facts of the same subject."""
-    keys = ((edit, fact_key(edit.prompt, edit.subject)) for edit in edits)
-    return tuple(edit for edit, key in keys if key[1] == fact[1] and key != fact)
+    return tuple(edit for edit in edits if edit.fact[1] == fact[1] and edit.fact != fact)
 
 
 def without(edits: Iterable[F], facts: Collection[FactKey]) -> tuple[F, ...]:
     """Return the edits that teach none of these facts."""
-    return tuple(edit for edit in edits if fact_key(edit.prompt, edit.subject) not in facts)
+    return tuple(edit for edit in edits if edit.fact not in facts)
 
 
 def _normalised(text: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .facts import fact_key
 from .journal_records import EditRecord, Record, UndoRecord
 from .journal_state import JournalState
 
@@ -66,7 +65,7 @@ class HistoryEntry:
 
 def history(state: JournalState) -> tuple[HistoryEntry, ...]:
     """Return every record of a journal with its state now, in order."""
-    in_force = {fact_key(edit.prompt, edit.subject): edit.edit_id for edit in state.edits}
+    in_force = {edit.fact: edit.edit_id for edit in state.edits}
     return tuple(_entry(record, state, in_force) for record in state.records)
 
 
@@ -78,7 +77,7 @@ def _entry(record: Record, state: JournalState, in_force: dict[tuple[str, str], 
     ended, now, covering = state.replay.undone.get(record.edit_id), "in force", None
     if ended:
         now = "undone"
-    elif (last := in_force[fact_key(record.prompt, record.subject)]) != record.edit_id:
+    elif (last := in_force[record.fact]) != record.edit_id:
         now, covering = "replaced", last
     return HistoryEntry(
         "edit",

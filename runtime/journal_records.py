@@ -5,10 +5,13 @@ import re
 import secrets
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .facts import FactKey, fact_key
 
 VECTORS = ("key", "value", "delta", "direction")
 """The fields of an edit that are arrays."""
@@ -116,6 +119,11 @@ class EditRecord(Record):
                 raise ValueError(f"{name} holds NaN or infinity")
         if self.key.shape != self.direction.shape or self.value.shape != self.delta.shape:
             raise ValueError("key and direction, or value and delta, differ in length")
+
+    @cached_property
+    def fact(self) -> FactKey:
+        """What it has in common with other edits of the same fact."""
+        return fact_key(self.prompt, self.subject)
 
 
 def new_edit_id() -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 from reprlib import repr as short
 
 from .errors import JournalError
-from .facts import fact_key
 from .files import read_regular
 from .journal_format import check_torn, decode, frames, torn_kind
 from .journal_records import EditRecord, Record, UndoRecord
@@ -65,7 +64,7 @@ class Replay:
 
     def in_force(self) -> tuple[EditRecord, ...]:
         """Return the last active edit of each fact, in the order in which they were taught."""
-        last = {fact_key(edit.prompt, edit.subject): edit for edit in self.active}
+        last = {edit.fact: edit for edit in self.active}
         chosen = {edit.edit_id for edit in last.values()}
         return tuple(edit for edit in self.active if edit.edit_id in chosen)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,7 @@ class EditRequest:
             raise RequestError(f"the subject {subject!r} is not in the prompt {text!r}: write it as it stands there")
         return EditRequest(text.replace(subject, "{}", 1), subject, target, **more)
 
-    @property
+    @cached_property
     def fact(self) -> FactKey:
         """What it has in common with other requests for the same fact."""
         return fact_key(self.prompt, self.subject)

@@ -9,13 +9,12 @@ from pathlib import Path
 import click
 
 from .bundle import open_bundle
-from .cli_support import bundle_argument, echo_json
+from .cli_support import bundle_argument, echo_json, json_option
 from .edit_store import EditStore
 from .errors import RequestError, StorageError
 from .files import is_regular, storage_errors, write_atomic
 from .history import Measured
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _LISTED = ("edit_id", "created", "prompt", "subject", "target", "optimizer", "report")
 
 

@@ -51,17 +51,18 @@ def main(edits: int, repeats: int, tokens: int, **given: Any) -> None:  # noqa: 
     """Time edits of records, alone and as a batch, and a copy of BUNDLE with many edits."""
     options = BenchOptions(**given, method=Method.GATED, resume=False, fluency_tokens=0)
     records = options.read().part(options.skip, options.limit)
-    if (slots := options.open().manifest.slots) < max(edits, len(records)):
+    empty = options.open()
+    if (slots := empty.manifest.slots) < max(edits, len(records)):
         raise RequestError(f"the bundle has {slots} slots for {edits} edits: export it with --slots {edits}")
     with tempfile.TemporaryDirectory() as folder:
-        bundle = open_bundle(shutil.copytree(options.bundle, Path(folder) / "bundle"), options.open().execution)
+        bundle = open_bundle(shutil.copytree(options.bundle, Path(folder) / "bundle"), empty.execution)
         rows = batch_against_singles(bundle, [record.request for record in records])
         if not (samples := bundle.edits()):
             raise RequestError(
                 "none of the edits was committed, so there is nothing to make others from: give other records"
             )
         fill(bundle, samples, edits, options.seed)
-        rows += with_and_without(options.open(), bundle, edits, repeats, tokens)
+        rows += with_and_without(empty, bundle, edits, repeats, tokens)
     document = {
         "command": f"python -m scripts.many_edits {arguments_of(click.get_current_context())}",
         "rows": rows,

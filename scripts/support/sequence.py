@@ -13,7 +13,7 @@ from mobiedit.runtime.bundle_layout import KEY_STATISTICS
 from mobiedit.runtime.costs import CostMeter
 from mobiedit.runtime.edit_problem import at_subjects, through_edit_layer
 from mobiedit.runtime.edit_set import EditSet, NewEdit
-from mobiedit.runtime.editor import Workbench, search_delta
+from mobiedit.runtime.editor import Workbench, fit_in, search_delta
 from mobiedit.runtime.key_statistics import KeyStatistics
 from mobiedit.runtime.rank_one import solve_key, subject_key
 
@@ -66,9 +66,7 @@ class Variant:
         own, leverage = solve_key(key, bench.inverse_covariance)
         if self.bare_denominator:
             own = np.asarray(own / (own @ keys[0]), np.float32)
-        new = NewEdit(key, own, leverage, np.zeros(base.slots.deltas.shape[1], np.float32), self.method, None)
-        direction = base.extended([new]).directions[-1]
-        new = new.opened(keys @ direction, base.config.gates)
+        new, direction = fit_in(base, key, own, leverage, self.method, keys)
         found, value = search_delta(bench, rows, edited, direction, base.gate_of(new), base.slots, meter, _ignore)
         return replace(new, delta=_anchored(value, found.delta) if self.anchored else found.delta), meter.forwards
 

@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobiedit.runtime.facts import fact_key, without
+from mobiedit.runtime.facts import FactKey, fact_key, without
 
 
 @dataclass(frozen=True)
 class Taught:
-    prompt: str
-    subject: str
-    target: str = ""
+    fact: FactKey
 
 
 def test_key_is_the_same_when_only_the_writing_differs() -> None:
@@ -35,6 +33,6 @@ def test_key_of_a_key_is_itself_when_texts_are_any(prompt: str, subject: str) ->
 
 
 def test_edits_of_other_facts_are_left_when_some_are_taken_out() -> None:
-    first, other = Taught("{} is", "Anna"), Taught("{} is", "Bert")
+    first, other = (Taught(fact_key("{} is", name)) for name in ("Anna", "Bert"))
     assert without([first, other], [fact_key("{} is", "anna")]) == (other,)
     assert without([first, other], []) == (first, other)
