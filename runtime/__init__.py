@@ -6,7 +6,7 @@ It needs numpy and ONNX Runtime, never torch.
 from .bundle import Bundle, open_bundle
 from .closed_form import Method
 from .configuration import EditConfig, ExecutionConfig, ExecutionProvider, LossConfig, PrefixCache, ZerothOrderConfig
-from .editor import EditResult
+from .edit_result import EditResult
 from .errors import MobiEditError
 from .prompt_rows import EditRequest
 

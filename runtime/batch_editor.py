@@ -16,14 +16,14 @@ from .configuration import PrefixCache
 from .costs import CostMeter, total_cost
 from .decoder import EditLayerOutput
 from .edit_check import CanaryCheck, CanaryChecker, CheckReading, EditCheck, EditChecker
-from .edit_problem import at_subjects
+from .edit_problem import at_contrasts, at_subjects, split_rows
+from .edit_result import SolvedEdit
 from .edit_set import EditSet, NewEdit
-from .editor import SolvedEdit, Workbench, search_delta
+from .editor import Workbench, search_delta
 from .errors import RequestError
 from .facts import FactKey, without
 from .gate import strength
 from .prompt_rows import EditRequest, PromptRows
-from .rank_one import solve_key, subject_key
 from .search import Progress, SearchResult
 
 Floats = NDArray[np.float32]
@@ -129,7 +129,7 @@ class BatchEditor:
         canaries = CanaryChecker(shared.decoder, shared.tokenizer, shared.canaries)
         for item in items:
             with item.at_work():
-                decoder, ids = item.bench.decoder, item.rows.padded_ids()
+                decoder, ids = item.bench.decoder, item.rows.ids_with_elsewhere()
                 item.residual, _ = decoder.run_prefix(ids, decoder.sink_caches(len(ids))[0])
                 stay = item.bench.taught_prompts(item.request)
                 item.checker = EditChecker(decoder, shared.tokenizer, item.request, item.rows.target, stay)
@@ -138,7 +138,7 @@ class BatchEditor:
         for place, item in enumerate(items):
             with item.at_work():
                 item.unedited = item.checker.edit_layer(base.slots)
-                edited = item.bench.decoder.run_edit(item.residual, base.slots)
+                edited, _ = split_rows(item.bench.decoder.run_edit(item.residual, base.slots), item.rows)
                 item.edited = EditLayerOutput(edited.hidden, edited.keys @ directions.T, edited.values)
                 own = at_subjects(item.edited.keys, item.rows)[:, place]
                 item.new = item.new.opened(own, base.config.gates)
@@ -176,9 +176,11 @@ class BatchEditor:
         nothing = np.zeros(base.slots.deltas.shape[1], np.float32)
         for item in items:
             with item.at_work():
-                residual = at_subjects(item.residual, item.rows)[:, None]
-                key = subject_key(item.bench.decoder.run_edit(residual, base.slots).keys[:, 0])
-                direction, leverage = solve_key(key, self._bench.inverse_covariance)
+                residual, contrasts = at_subjects(item.residual, item.rows), at_contrasts(item.residual, item.rows)
+                places = np.concatenate([residual, contrasts])[:, None]
+                keys = item.bench.decoder.run_edit(places, base.slots).keys[:, 0]
+                own, elsewhere = np.split(keys, [len(residual)])
+                key, direction, leverage = item.bench.key_of(own, elsewhere, item.rows)
                 item.new = NewEdit(key, direction, leverage, nothing, self._method, batch)
         if self._method is Method.ROME:
             return list(items)

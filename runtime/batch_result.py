@@ -9,7 +9,7 @@ from .closed_form import Method
 from .configuration import Optimizer
 from .costs import Cost
 from .edit_records import record_of
-from .editor import EditResult, SolvedEdit
+from .edit_result import EditResult, SolvedEdit
 from .journal_records import EditRecord, new_edit_id
 from .manifest import Manifest
 from .prompt_rows import EditRequest

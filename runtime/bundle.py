@@ -21,8 +21,9 @@ from .bundle_parts import load_decoder
 from .configuration import EditConfig, ExecutionConfig, Optimizer, Staging
 from .decoder import Decoder
 from .edit_records import record_of
+from .edit_result import EditResult, SolvedEdit
 from .edit_set import EditSet, EditSetConfig
-from .editor import EditResult, SolvedEdit, Workbench, solve_edit
+from .editor import Workbench, solve_edit
 from .edits_in_force import EditsInForce
 from .errors import JournalError
 from .gauss_newton import gauss_newton

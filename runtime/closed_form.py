@@ -28,7 +28,7 @@ class Method(StrEnum):
 
     ``ROME``: it is not (Meng et al. 2022, eq. 2). ``MEMIT``: by least squares (Meng et al. 2023, eq. 14). ``EMMET``: by
     equality constraints (Gupta et al. 2024, arXiv 2403.14236, eq. 8). ``GATED``: as by EMMET, and it acts through a
-    `Gate`, on keys like its own alone.
+    `Gate`, on keys like its own alone; its key is told from the subject's others (`mobiedit.runtime.contrast`).
     """
 
     GATED = "gated"

@@ -26,7 +26,7 @@ from .cli_support import (
 from .closed_form import Method
 from .configuration import EditConfig, ExecutionConfig, LossConfig, Optimizer, PrefixCache, edit_config
 from .costs import Cost
-from .editor import EditResult
+from .edit_result import EditResult
 from .errors import RequestError
 from .memory_plan import memory_warning
 from .prompt_rows import EditRequest

@@ -62,6 +62,18 @@ def at_subjects(tokens: Floats, rows: PromptRows) -> Floats:
     return np.asarray(tokens[np.arange(len(rows.rewriting)), rows.subjects[:-1]])
 
 
+def at_contrasts(tokens: Floats, rows: PromptRows) -> Floats:
+    """Return [E, X] of [B + E, T, X]: what is at the subject's last token of each contrast row."""
+    subjects = [each.row.subject_index for each in rows.elsewhere]
+    return np.asarray(tokens[len(rows.all) + np.arange(len(subjects)), np.array(subjects, np.int64)])
+
+
+def split_rows(edited: EditLayerOutput, rows: PromptRows) -> tuple[EditLayerOutput, Floats]:
+    """Return of B + E rows what is behind the edit layer of the first B, and the keys [E, F] of the contrast rows."""
+    own = slice(len(rows.all))
+    return EditLayerOutput(edited.hidden[own], edited.keys[own], edited.values[own]), at_contrasts(edited.keys, rows)
+
+
 def prefill(decoder: Decoder, rows: PromptRows, slots: Slots) -> Prefill:
     """Run all rows through the decoder once."""
     return prefill_suffix(decoder, through_edit_layer(decoder, rows.padded_ids(), slots))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from .editor import EditResult, SolvedEdit
+from .edit_result import EditResult, SolvedEdit
 from .journal_records import EditRecord
 from .manifest import Manifest
 from .prompt_rows import EditRequest

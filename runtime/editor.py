@@ -3,143 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .closed_form import Method
-from .configuration import EditConfig, Optimizer
-from .costs import Cost, CostMeter
+from .configuration import EditConfig
+from .contrast import contrast_rows, contrasted_key
+from .costs import CostMeter
 from .decoder import Decoder, EditLayerOutput, Slots
-from .edit_check import EditCheck, EditChecker
-from .edit_problem import EditProblem, at_subjects, prefill_suffix, through_edit_layer
+from .edit_check import EditChecker
+from .edit_problem import EditProblem, at_subjects, prefill_suffix, split_rows, through_edit_layer
+from .edit_result import SolvedEdit
 from .edit_set import EditSet, NewEdit
 from .facts import of_subject
 from .gate import Gate
 from .prompt_rows import EditRequest, PromptRows, build_rows
-from .rank_one import InverseCovariance, solve_key, subject_key
+from .rank_one import InverseCovariance, subject_key
 from .readout_loss import ReadoutLoss, log_softmax
 from .search import Progress, Search, SearchResult, SearchTask
 from .tokenizer import Tokenizer
 
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class SolvedEdit:
-    """An edit that was searched for and checked, not yet committed.
-
-    Attributes
-    ----------
-    key
-        [F] k*.
-    value
-        [D] v*, the value that the update gives to the bare prompt's subject, delta included.
-    direction
-        [F] the right factor of the rank-one update; the left one is the search's delta.
-    leverage
-        ``k*^T C^-1 k*``.
-    method, batch
-        How it is fitted in among the others, and what its batch's edits have in common.
-    compaction_error
-        What the slots change of the effect of an edit in force at its own key, at most; relative to its delta.
-    replaces
-        The edit of the same fact that was in force.
-    left_out
-        Why a batch goes without it, although it took.
-    gate
-        As in `EditRecord`.
-    """
-
-    key: Floats
-    value: Floats
-    direction: Floats
-    leverage: float
-    search: SearchResult
-    check: EditCheck
-    cost: Cost
-    method: Method = Method.GATED
-    batch: str | None = None
-    compaction_error: float = 0.0
-    replaces: str | None = None
-    left_out: tuple[str, ...] = ()
-    gate: float | None = None
-
-    @property
-    def failures(self) -> tuple[str, ...]:
-        """Why the edit should not be committed, one line each."""
-        known = () if self.search.steps else ("the model gives this answer already: there is nothing to teach",)
-        return (*known, *self.left_out, *self.check.failures)
-
-    def result(self, edit_id: str | None, optimizer: Optimizer) -> EditResult:
-        """Return what became of the request: committed as ``edit_id``, or not."""
-        steps, early = self.search.steps, self.search.stopped_early
-        return EditResult(
-            edit_id,
-            optimizer.value,
-            self.method.value,
-            steps,
-            early,
-            self.failures,
-            self.check,
-            self.cost,
-            self.replaces if edit_id else None,
-            self.compaction_error,
-        )
-
-
-@dataclass(frozen=True)
-class EditResult:
-    """What became of a request.
-
-    Attributes
-    ----------
-    edit_id
-        The journal's name for it, or None when it was not committed.
-    failures
-        What the check found wrong, one line each.
-    replaces
-        The edit of the same fact that was in force before; None when this one was not committed.
-    compaction_error
-        As in `SolvedEdit`.
-    """
-
-    edit_id: str | None
-    optimizer: str
-    method: str
-    steps: int
-    stopped_early: bool
-    failures: tuple[str, ...]
-    check: EditCheck
-    cost: Cost
-    replaces: str | None
-    compaction_error: float
-
-    @property
-    def committed(self) -> bool:
-        """Whether the edit is in the journal."""
-        return self.edit_id is not None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the result as plain data, for ``--json`` and the journal."""
-        return {
-            "edit_id": self.edit_id,
-            "committed": self.committed,
-            "replaces": self.replaces,
-            "optimizer": self.optimizer,
-            "method": self.method,
-            "steps": self.steps,
-            "stopped_early": self.stopped_early,
-            "success_before": asdict(self.check.success_before),
-            "success": asdict(self.check.success),
-            "paraphrases": [asdict(p) for p in self.check.paraphrases],
-            "locality": self.check.locality(),
-            "failures": list(self.failures),
-            "compaction_error": self.compaction_error,
-            "cost": self.cost.to_dict(),
-        }
 
 
 @dataclass(frozen=True)
@@ -180,7 +66,23 @@ class Workbench:
         for prompt in (*request.paraphrases, *request.keep):
             self.tokenizer.encode(request.fill(prompt))  # refused now rather than after the search
         last = next(reversed(of_subject((*self.taught, *former), request.fact)), None)
-        return build_rows(request, self.prefixes, self.tokenizer, self.config.max_target_tokens, last)
+        rows = build_rows(request, self.prefixes, self.tokenizer, self.config.max_target_tokens, last)
+        if self.config.method is not Method.GATED:
+            return rows
+        return replace(rows, elsewhere=contrast_rows(request, self.config.contrasts, self.tokenizer))
+
+    def key_of(self, keys: Floats, elsewhere: Floats, rows: PromptRows) -> tuple[Floats, Floats, float]:
+        """Return an edit's key [F], direction [F] and leverage; see `contrasted_key`.
+
+        Parameters
+        ----------
+        keys
+            [R, F] of the rewriting rows at the subject's last token.
+        elsewhere
+            [E, F] of the contrast rows.
+        """
+        most = [each.activation for each in rows.elsewhere]
+        return contrasted_key(subject_key(keys), elsewhere, most, self.inverse_covariance)
 
     def taught_prompts(self, request: EditRequest) -> tuple[str, ...]:
         """Return the prompts of other facts in force of a request's subject, whose answers must stay."""
@@ -220,11 +122,11 @@ def solve_edit(
     rows = bench.rows_of(request)
     stay = (*bench.canaries, *bench.taught_prompts(request))
     checker = EditChecker(decoder, bench.tokenizer, request, rows.target, stay)
-    edited, unedited = through_edit_layer(decoder, rows.padded_ids(), slots), checker.edit_layer(slots)
+    whole, unedited = through_edit_layer(decoder, rows.ids_with_elsewhere(), slots), checker.edit_layer(slots)
+    edited, elsewhere = split_rows(whole, rows)
     before = checker.read(unedited)
     keys = at_subjects(edited.keys, rows)
-    key = subject_key(keys)
-    lone, leverage = solve_key(key, bench.inverse_covariance)
+    key, lone, leverage = bench.key_of(keys, elsewhere, rows)
     new, direction = fit_in(base, key, lone, leverage, bench.config.method, keys)
     found, value = search_delta(bench, rows, edited, direction, base.gate_of(new), slots, meter, report)
     after = base.extended([replace(new, delta=found.delta)])

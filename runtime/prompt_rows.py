@@ -104,16 +104,28 @@ class Row:
 
 
 @dataclass(frozen=True)
+class ContrastRow:
+    """Another context of the subject: it ends there, and nothing is read out.
+
+    ``activation`` is the most that the edit's may be at its key (see `mobiedit.runtime.contrast`).
+    """
+
+    row: Row
+    activation: float
+
+
+@dataclass(frozen=True)
 class PromptRows:
     """All rows of an edit, right-padded into one batch.
 
     ``rewriting[0]`` is the bare prompt. ``kept`` is "<subject> is a", or another fact of the subject that was taught,
-    whose next-token distributions shall stay from the subject on.
+    whose next-token distributions shall stay from the subject on. ``elsewhere`` goes no further than the edit layer.
     """
 
     rewriting: tuple[Row, ...]
     kept: Row
     target: tuple[int, ...]
+    elsewhere: tuple[ContrastRow, ...] = ()
 
     @property
     def all(self) -> tuple[Row, ...]:
@@ -133,6 +145,10 @@ class PromptRows:
     def padded_ids(self) -> NDArray[np.int64]:
         """Return ids [B, T], zeros behind each row's end."""
         return padded([row.ids for row in self.all])
+
+    def ids_with_elsewhere(self) -> NDArray[np.int64]:
+        """Return ids [B + E, T], the contrast rows behind the others."""
+        return padded([row.ids for row in (*self.all, *(each.row for each in self.elsewhere))])
 
 
 def padded(texts: Sequence[Sequence[int]]) -> NDArray[np.int64]:

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from mobiedit.runtime import Bundle, EditConfig, EditRequest, Method
 from mobiedit.runtime.bundle_layout import KEY_STATISTICS
 from mobiedit.runtime.costs import CostMeter
-from mobiedit.runtime.edit_problem import at_subjects, through_edit_layer
+from mobiedit.runtime.edit_problem import at_subjects, split_rows, through_edit_layer
 from mobiedit.runtime.edit_set import EditSet, NewEdit
 from mobiedit.runtime.editor import Workbench, fit_in, search_delta
 from mobiedit.runtime.key_statistics import KeyStatistics
-from mobiedit.runtime.rank_one import solve_key, subject_key
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,10 @@ class Variant:
         meter = CostMeter()
         bench = replace(bench, decoder=bench.decoder.metered(meter))
         rows = bench.rows_of(request)
-        edited = through_edit_layer(bench.decoder, rows.padded_ids(), base.slots)
+        whole = through_edit_layer(bench.decoder, rows.ids_with_elsewhere(), base.slots)
+        edited, elsewhere = split_rows(whole, rows)
         keys = at_subjects(edited.keys, rows)
-        key = subject_key(keys)
-        own, leverage = solve_key(key, bench.inverse_covariance)
+        key, own, leverage = bench.key_of(keys, elsewhere, rows)
         if self.bare_denominator:
             own = np.asarray(own / (own @ keys[0]), np.float32)
         new, direction = fit_in(base, key, own, leverage, self.method, keys)

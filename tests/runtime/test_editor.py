@@ -5,7 +5,7 @@ import pytest
 
 from mobiedit.runtime.costs import CostMeter
 from mobiedit.runtime.edit_check import EditCheck, Success
-from mobiedit.runtime.editor import SolvedEdit
+from mobiedit.runtime.edit_result import SolvedEdit
 from mobiedit.runtime.search import Look, SearchResult
 
 

@@ -12,7 +12,7 @@ import pytest
 from mobiedit.runtime import open_bundle
 from mobiedit.runtime import staging as staging_module
 from mobiedit.runtime.configuration import EditConfig, ExecutionConfig, ExecutionProvider, PrefixCache, Staging
-from mobiedit.runtime.editor import EditResult
+from mobiedit.runtime.edit_result import EditResult
 from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.execution import Feeds, Fetched
 from mobiedit.runtime.journal_records import EditRecord

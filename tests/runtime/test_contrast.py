@@ -1,0 +1,138 @@
+"""Contrast: which contexts an edit is told from, and the key against dense linear algebra in float64."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from mobiedit.runtime import EditConfig, EditRequest, Method, open_bundle
+from mobiedit.runtime.configuration import GaussNewtonConfig
+from mobiedit.runtime.contrast import CONTRASTS, Contrast, contrast_rows, contrasted_key
+from mobiedit.runtime.errors import NumericsError, RequestError
+from mobiedit.runtime.rank_one import solve_key
+from mobiedit.runtime.tokenizer import Tokenizer
+
+Doubles = NDArray[np.float64]
+
+# Float32 inverses of matrices with condition numbers below 100, and Gram matrices with at most 12 times that.
+TOLERANCE = 1e-3
+
+
+def covariance(rng: np.random.Generator, width: int) -> Doubles:
+    keys = rng.standard_normal((2 * width, width))
+    return keys.T @ keys / (2 * width) + 0.1 * np.eye(width)
+
+
+def least_direction(c: Doubles, keys: Doubles, wanted: Doubles) -> Doubles:
+    """The u of least ``u^T C u`` with ``keys @ u = wanted``, by its Lagrange system."""
+    width, count = len(c), len(keys)
+    system = np.block([[c, keys.T], [keys, np.zeros((count, count))]])
+    return np.linalg.solve(system, np.concatenate([np.zeros(width), wanted]))[:width]
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1), contexts=st.integers(0, 3), likeness=st.floats(0, 0.8))
+def test_direction_is_the_least_that_keeps_to_its_activations_when_contexts_are_any(
+    seed: int, contexts: int, likeness: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    c = covariance(rng, 24)
+    star = rng.standard_normal(24)
+    elsewhere = likeness * star + rng.standard_normal((contexts, 24))
+    most = [0.5, 0.0, 0.2][:contexts]
+    inverse = np.linalg.inv(c).astype(np.float32)
+    key, direction, leverage = contrasted_key(star.astype(np.float32), elsewhere.astype(np.float32), most, inverse)
+    assert key.dtype == direction.dtype == np.float32
+    assert direction @ star == pytest.approx(1, abs=TOLERANCE)
+    # The joint solution of many edits takes it for a key as any other.
+    assert direction @ key == pytest.approx(1, abs=TOLERANCE)
+    assert key @ inverse @ key == pytest.approx(leverage, rel=TOLERANCE)
+    np.testing.assert_allclose(direction, inverse @ key / leverage, atol=TOLERANCE)
+    reached = elsewhere @ direction
+    held = np.abs(reached - most) < TOLERANCE
+    constrained = least_direction(c, np.vstack([star, elsewhere[held]]), np.array([1, *np.array(most)[held]]))
+    np.testing.assert_allclose(direction, constrained, atol=TOLERANCE)
+
+
+def test_key_is_as_it_was_when_there_is_no_context() -> None:
+    rng = np.random.default_rng(0)
+    c, star = covariance(rng, 8), rng.standard_normal(8).astype(np.float32)
+    inverse = np.linalg.inv(c).astype(np.float32)
+    key, direction, leverage = contrasted_key(star, np.zeros((0, 8), np.float32), [], inverse)
+    assert np.array_equal(key, star)
+    assert np.array_equal(direction, solve_key(star, inverse)[0])
+    assert leverage == solve_key(star, inverse)[1]
+
+
+@pytest.mark.parametrize("cosine", [0.3, 0.999], ids=["less than it may have", "too near to tell from k*"])
+def test_context_is_left_alone_when_it_asks_for_nothing_or_too_much(cosine: float) -> None:
+    star = np.eye(4, dtype=np.float32)[0]
+    other = np.array([[cosine, (1 - cosine**2) ** 0.5, 0, 0]], np.float32)
+    _, direction, leverage = contrasted_key(star, other, [0.5], np.eye(4, dtype=np.float32))
+    np.testing.assert_allclose(direction, star, atol=1e-6)
+    assert leverage == pytest.approx(1)
+
+
+def test_context_that_is_there_twice_counts_once() -> None:
+    star, other = np.array([[1, 0, 0], [0.8, 0.6, 0]], np.float32)
+    inverse = np.eye(3, dtype=np.float32)
+    once = contrasted_key(star, other[None], [0.0], inverse)
+    twice = contrasted_key(star, np.stack([other, other]), [0.0, 0.0], inverse)
+    np.testing.assert_allclose(once[1] @ other, 0, atol=1e-6)
+    np.testing.assert_allclose(twice[1], once[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_key_is_refused_when_it_has_no_length(value: float) -> None:
+    star, other = np.full(3, value, np.float32), np.ones((1, 3), np.float32)
+    with pytest.raises(NumericsError, match="no length"):
+        contrasted_key(star, other, [0.0], np.eye(3, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "paraphrases", "texts"),
+    [
+        ("The mother tongue of {} is", (), ["Zoë", "The name of Zoë"]),
+        ("{} speaks", (), []),
+        ("  {} speaks", (), []),
+        ("The name of {} comes from", (), ["Zoë"]),
+        ("What does {} speak?", ("{}'s mother tongue is",), ["The name of Zoë"]),
+        ("What does {} speak?", ("Which language does Zoë speak?",), ["Zoë", "The name of Zoë"]),
+    ],
+)
+def test_contexts_are_those_that_no_wording_begins_with_when_prompts_are_of_many_forms(
+    prompt: str, paraphrases: tuple[str, ...], texts: list[str], byte_tokenizer: Tokenizer
+) -> None:
+    request = EditRequest(prompt, "Zoë", "French", paraphrases)
+    rows = contrast_rows(request, CONTRASTS, byte_tokenizer)
+    assert [byte_tokenizer.decode(each.row.ids).strip() for each in rows] == texts
+    assert all(each.row.subject_index == len(each.row.ids) - 1 and not each.row.readouts for each in rows)
+
+
+@pytest.mark.parametrize(
+    ("template", "activation"), [("The {} is", 0.0), ("of", 0.0), ("{}", 1.0), ("{}", float("nan"))]
+)
+def test_contrast_is_refused_when_nothing_can_be_told_from_it(template: str, activation: float) -> None:
+    with pytest.raises(RequestError, match="ends with"):
+        Contrast(template, activation)
+
+
+def test_edit_reaches_the_subject_elsewhere_no_more_than_it_may_when_it_is_gated(fp32_bundle: Path) -> None:
+    bundle = open_bundle(fp32_bundle)
+    request = EditRequest("The capital of {} is", "France", "Rome")
+    quick = GaussNewtonConfig(steps=1, forwards=1)
+    gated, _ = bundle.trial(request, EditConfig(gauss_newton=quick))
+    linear, _ = bundle.trial(request, EditConfig(gauss_newton=quick, method=Method.EMMET))
+    rows = contrast_rows(request, CONTRASTS, bundle.tokenizer)
+    assert len(rows) == 2
+    for each in rows:
+        ids = np.array([each.row.ids], np.int64)
+        residual, _ = bundle.decoder.run_prefix(ids, bundle.decoder.sink_caches(1)[0])
+        key = bundle.decoder.run_edit(residual, bundle.reader()._generator._slots).keys[0, -1]
+        assert gated.direction @ key <= max(each.activation, 0) + TOLERANCE or linear.direction @ key > 0.9
+    assert np.abs(gated.direction - linear.direction).max() > TOLERANCE
