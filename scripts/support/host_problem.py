@@ -64,7 +64,10 @@ class HostProblem:
         rows = self._rows
         if self._whole_ids is not None:
             rows = replace(rows, hidden=self._host.hidden(self._whole_ids))
-        readouts = rows.readouts(delta.expand(len(rows.hidden), -1))
+        return self.terms(rows.readouts(delta.expand(len(rows.hidden), -1)), delta)
+
+    def terms(self, readouts: Tensor, delta: Tensor) -> HostTerms:
+        """Return the loss of delta [D] from its rows' normalised hidden states at the read-outs [M, D]."""
         target = self._target.repeat((len(readouts) - len(self._kept)) // len(self._target))
         wanted = self._log_probs(readouts[: -len(self._kept)]).gather(1, target[:, None]).view(-1, len(self._target))
         kept = self._log_probs(readouts[-len(self._kept) :])
