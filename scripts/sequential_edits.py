@@ -19,7 +19,6 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from mobiedit.calibration.text import held_out_text
 from mobiedit.runtime import Bundle, Method
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
 from mobiedit.runtime.edit_set import EditSet
@@ -32,6 +31,7 @@ from mobiedit.runtime.reader import Reader
 from mobiedit.runtime.tokenizer import Tokenizer
 from scripts.support.bench_options import BenchOptions, bench_parameters
 from scripts.support.command_line import arguments_of
+from scripts.support.held_out import perplexity
 from scripts.support.host_model import refuse_edits
 from scripts.support.sequence import Variant, mean
 from scripts.support.tables import Cell, markdown_table, text_table
@@ -46,7 +46,7 @@ VARIANTS = {
     "emmet, norm anchor": Variant(Method.EMMET, anchored=True),
     "emmet, null space": Variant(Method.EMMET, null_space=0.9),
 }
-_NEIGHBOURS, _FLUENT, _FLUENCY_TOKENS, _LINES = 100, 10, 50, 24
+_NEIGHBOURS, _FLUENT, _FLUENCY_TOKENS = 100, 10, 50
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def sequence(
     edits = EditSet((), manifest.slots, manifest.shape)
     read = partial(Reader, bundle.decoder, bundle.tokenizer, manifest)
     unedited = read(edits.slots)
-    base = Baseline(CachedReader(unedited), bundle.tokenizer, _perplexity(unedited, bundle.tokenizer))
+    base = Baseline(CachedReader(unedited), bundle.tokenizer, perplexity(unedited, bundle.tokenizer))
     forwards: list[int] = []
     start = time.perf_counter()
     for count, record in enumerate(tqdm(records, unit="edit"), start=1):
@@ -118,7 +118,7 @@ def measure(reader: Reader, base: Baseline, records: Sequence[EvaluationRecord])
     now = CachedReader(reader)
     exact = [float(metrics.exact_match(record, now)) for record in records]
     first = records[:_NEIGHBOURS]
-    perplexity = _perplexity(reader, base.tokenizer)
+    now_perplexity = perplexity(reader, base.tokenizer)
     sampled = enumerate(records[:_FLUENT])
     return {
         "efficacy": mean([float(metrics.efficacy(record, now, base.reader)) for record in records]),
@@ -128,18 +128,9 @@ def measure(reader: Reader, base: Baseline, records: Sequence[EvaluationRecord])
         "paraphrase": mean([metrics.paraphrase(record, now) for record in records]),
         "argmax unchanged": mean([metrics.argmax_unchanged(record, now, base.reader) for record in first]),
         "fluency": mean([fluency(reader, record.prompt, _FLUENCY_TOKENS, (0, i)) for i, record in sampled]),
-        "perplexity": perplexity,
-        "of the unedited": perplexity / base.perplexity,
+        "perplexity": now_perplexity,
+        "of the unedited": now_perplexity / base.perplexity,
     }
-
-
-def _perplexity(reader: Reader, tokenizer: Tokenizer) -> float:
-    """Return the model's perplexity, by token, on held-out text."""
-    losses = []
-    for line in held_out_text()[:_LINES]:
-        log_probs, ids = reader.log_probabilities(line), tokenizer.encode(line).ids
-        losses.append(-log_probs[np.arange(len(ids) - 1), ids[1:]])
-    return float(np.exp(np.concatenate(losses).mean()))
 
 
 if __name__ == "__main__":
