@@ -26,6 +26,12 @@ bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
+contrast_option = click.option(
+    "--contrast/--no-contrast",
+    default=False,
+    help="Act less on the subject where it stands without the words that the prompt has before it; for gated edits.",
+)
+
 
 def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of how graphs are run; it gets them as one argument, ``execution``."""

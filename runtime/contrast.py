@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .closed_form import Method
 from .errors import NumericsError, RequestError
 from .prompt_rows import ContrastRow, EditRequest, Row
 from .rank_one import InverseCovariance, solve_key
@@ -23,7 +24,7 @@ from .tokenizer import Tokenizer
 
 Floats = NDArray[np.float32]
 
-_INFLATION = 12.0
+_INFLATION = 4.0
 """What a direction's mean square on text may grow by. A key that costs more is too near to k* to tell from it."""
 
 
@@ -51,8 +52,15 @@ class Contrast:
             )
 
 
-CONTRASTS = (Contrast("{}", 0.5), Contrast("The name of {}", 0.0))
-"""A subject that opens a text may yet be followed by the relation: there an edit acts in part."""
+CONTRASTS = (Contrast("{}", 0.6), Contrast("The name of {}", 0.5))
+"""What is left is in the lower half of a gate: a subject that opens a text may yet be followed by the relation."""
+
+
+def contrasts_of(method: Method, *, wanted: bool) -> tuple[Contrast, ...]:
+    """Return what a command's edits are told from; RequestError where the method has no such thing."""
+    if wanted and method is not Method.GATED:
+        raise RequestError(f"--contrast is for gated edits, not for {method}: leave out one of the two")
+    return CONTRASTS if wanted else ()
 
 
 def contrast_rows(request: EditRequest, contrasts: Sequence[Contrast], tokenizer: Tokenizer) -> tuple[ContrastRow, ...]:

@@ -17,6 +17,7 @@ from .batch_result import BatchProgress, BatchResult
 from .bundle import Bundle, open_bundle
 from .cli_support import (
     bundle_argument,
+    contrast_option,
     echo_json,
     execution_options,
     json_option,
@@ -25,6 +26,7 @@ from .cli_support import (
 )
 from .closed_form import Method
 from .configuration import EditConfig, ExecutionConfig, LossConfig, Optimizer, PrefixCache, edit_config
+from .contrast import contrasts_of
 from .costs import Cost
 from .edit_result import EditResult
 from .errors import RequestError
@@ -64,6 +66,7 @@ _OPTIONS = {"prompt": "prompt", "subject": "subject", "target": "target", "parap
     help="How edits are fitted in among one another: rome not at all, memit by least squares, emmet by equality; "
     "gated: as emmet, and each acts on keys like its own alone.",
 )
+@contrast_option
 @click.option(
     "--paraphrase", "paraphrases", multiple=True, help="Another wording that shall lead to the target; may be repeated."
 )
@@ -123,7 +126,9 @@ def edit(
     loss = LossConfig(options["kl_factor"], options["weight_decay"])
     prefix_cache = PrefixCache(options["prefix_cache"])
     method = Method(options["method"])
-    config = replace(config, method=method, loss=loss, prefix_cache=prefix_cache, force=options["force"])
+    contrasts = contrasts_of(method, wanted=options["contrast"])
+    config = replace(config, method=method, contrasts=contrasts, loss=loss, prefix_cache=prefix_cache)
+    config = replace(config, force=options["force"])
     opened = open_bundle(bundle, execution)
     if warning := memory_warning(opened.predicted_peaks()["edit"]):
         click.echo(warning, err=True)

@@ -79,8 +79,8 @@ class GateConfig:
         The part of it up to which the edit does nothing.
     """
 
-    opening: float = 0.6
-    closed_share: float = 0.5
+    opening: float = 0.7
+    closed_share: float = 0.57
 
     def __post_init__(self) -> None:
         """Refuse values that make no gate."""

@@ -72,7 +72,7 @@ class ForeignSearch:
 
 
 # What an edit's settings say where another search stands for the optimizer.
-_OF_ANY_SEARCH = ("method", "loss", "prefix_cache", "stale_tokens", "max_target_tokens")
+_OF_ANY_SEARCH = ("method", "contrasts", "loss", "prefix_cache", "stale_tokens", "max_target_tokens")
 
 
 def run_bench(

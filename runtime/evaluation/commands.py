@@ -10,9 +10,10 @@ import click
 from tqdm import tqdm
 
 from ..bundle import Bundle, open_bundle
-from ..cli_support import bundle_argument, execution_options, progress_option
+from ..cli_support import bundle_argument, contrast_option, execution_options, progress_option
 from ..closed_form import Method
 from ..configuration import ExecutionConfig, Optimizer, edit_config
+from ..contrast import contrasts_of
 from .bench import BenchConfig, ForeignSearch, run_bench
 from .data_file import DataFile, read_records
 from .records import Format
@@ -45,6 +46,7 @@ _DEFAULTS = BenchConfig()
     default=_DEFAULTS.edit.method.value,
     help="How an edit acts: gated on keys like its own alone; rome, memit, emmet on all in proportion.",
 )
+@contrast_option
 @click.option(
     "--seed",
     type=click.IntRange(0),
@@ -69,6 +71,7 @@ def bench(
     skip: int,
     optimizer: str,
     method: str,
+    contrast: bool,
     seed: int,
     out: Path,
     resume: bool,
@@ -81,7 +84,8 @@ def bench(
     One record at a time is edited and measured; nothing is committed. Stop and go on at any time with --resume.
     """
     records = read_records(data, Format(record_format) if record_format else None)
-    edit = replace(edit_config(Optimizer(optimizer), {}, seed), method=Method(method))
+    contrasts = contrasts_of(Method(method), wanted=contrast)
+    edit = replace(edit_config(Optimizer(optimizer), {}, seed), method=Method(method), contrasts=contrasts)
     config = BenchConfig(edit, seed, skip, limit, fluency_tokens)
     bench_and_print(open_bundle(bundle, execution), records, config, out, resume=resume, progress=progress)
 
