@@ -24,6 +24,7 @@ from mobiedit.runtime import Bundle, Method, open_bundle
 from mobiedit.runtime.bundle_layout import EDITS, KEY_STATISTICS
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
 from mobiedit.runtime.errors import RequestError
+from mobiedit.runtime.evaluation.summary import bootstrap_interval
 from mobiedit.runtime.files import write_atomic
 from mobiedit.runtime.journal import Journal
 from mobiedit.runtime.journal_records import EditRecord
@@ -72,12 +73,17 @@ def main(edits: int, repeats: int, tokens: int, **given: Any) -> None:  # noqa: 
 
 
 def batch_against_singles(bundle: Bundle, requests: Sequence[EditRequest]) -> list[dict[str, Cell]]:
-    """Teach each request alone, on the unedited model, and all of them as a batch, which stays."""
+    """Teach each request alone, on the unedited model, and all of them as a batch, which stays.
+
+    The forwards' ratio has an interval, of the paired differences with the singles' sum held: a search takes more or
+    fewer of them with any change of its directions.
+    """
     bundle.ask(_PROMPT, 1)  # the graphs are open on both sides
-    forwards, start, alone = 0, time.perf_counter(), 0
+    singles: list[int] = []
+    start, alone = time.perf_counter(), 0
     for request in tqdm(requests, unit="edit"):
         result = bundle.edit(request.prompt, request.subject, request.target)
-        forwards += result.cost.forwards
+        singles.append(result.cost.forwards)
         if result.committed:
             alone += 1
             bundle.undo()
@@ -85,13 +91,16 @@ def batch_against_singles(bundle: Bundle, requests: Sequence[EditRequest]) -> li
     start = time.perf_counter()
     batch = bundle.edit_batch(requests)
     together = time.perf_counter() - start
-    count = len(requests)
+    count, forwards = len(requests), sum(singles)
+    paired = [edit.cost.forwards - single for edit, single in zip(batch.edits, singles, strict=True)]
+    low, high = (1 + count * bound / forwards for bound in bootstrap_interval(paired))
     return [
         {
             "": f"forwards, {count} edits",
             "alone": forwards,
             "batch": batch.cost.forwards,
             "ratio": batch.cost.forwards / forwards,
+            "interval": f"{low:.3f} to {high:.3f}",
         },
         {"": f"seconds, {count} edits", "alone": seconds, "batch": together, "ratio": together / seconds},
         {"": "committed", "alone": alone, "batch": batch.committed, "ratio": None},
