@@ -30,6 +30,9 @@ _SHORT = 60.0
 
 T = TypeVar("T")
 
+# mv would put the file into a folder that has the target's name. What cut attempts left behind goes at last.
+_RENAME = 'test ! -d "$2" && mv -f "$1" "$2" && rm -f "$3"-*.part'
+
 _NETWORK_SERIAL = re.compile(r"\S+:\d+")
 
 
@@ -123,15 +126,15 @@ class AdbTransport:
         if not source.is_file():
             raise RequestError(f"{source} is not a file: check its path")
         folder, name = posixpath.split(_absolute(target))
-        # The same name at every attempt, and in a later push: what a cut leaves behind is used up, not piled up.
         digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
-        temporary = posixpath.join(folder, f".{digest[:12]}.part")
+        mine = posixpath.join(folder, f".{digest[:12]}")
         what = f"cannot push {source.name!r} to {target!r}"
 
         def copy() -> None:
+            # A name for each attempt: the mv of one that was cut may yet run, and must not take this one's file.
+            temporary = f"{mine}-{secrets.token_hex(4)}.part"
             self._copy(["push", str(source.absolute()), temporary], what, timeout)
-            # mv would put the file into a folder that has the target's name.
-            moved = self._run_once("sh", "-c", 'test ! -d "$2" && mv -f "$1" "$2"', "sh", temporary, target)
+            moved = self._run_once("sh", "-c", _RENAME, "sh", temporary, target, mine)
             if moved.code:
                 self._run_once("rm", "-f", temporary)
                 reason = moved.err.decode("utf-8", "replace").strip() or "it is a folder"

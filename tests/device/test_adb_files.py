@@ -179,6 +179,26 @@ def test_the_target_is_old_or_new_when_the_only_attempt_is_cut_at_any_message(
         adb_device.daemon.faults.cut_at = None
         assert adb_device.transport.run(["true"]).code == 0  # connected again
     assert seen == {b"old", content}
+    once.push(here, str(there))
+    assert listed(adb_device.root) == ["x"]  # what the cuts left behind is gone
+
+
+def test_each_push_has_a_file_of_its_own_until_it_is_whole(
+    adb_device: AdbDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x").write_bytes(b"new")
+    copied: list[str] = []
+    copy = AdbTransport._copy
+
+    def watched(self: AdbTransport, words: list[str], what: str, timeout: float) -> None:
+        copied.append(words[-1])
+        copy(self, words, what, timeout)
+
+    monkeypatch.setattr(AdbTransport, "_copy", watched)
+    for _ in range(2):  # were it one name, an mv that runs late would take what is half there
+        adb_device.transport.push(tmp_path / "x", f"{adb_device.root}/x")
+    assert len(set(copied)) == 2
+    assert listed(adb_device.root) == ["x"]
 
 
 def test_the_target_is_old_or_new_when_every_attempt_is_cut(adb_device: AdbDevice, tmp_path: Path) -> None:
