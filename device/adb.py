@@ -30,9 +30,6 @@ _SHORT = 60.0
 
 T = TypeVar("T")
 
-# mv would put the file into a folder that has the target's name. What cut attempts left behind goes at last.
-_RENAME = 'test ! -d "$2" && mv -f "$1" "$2" && rm -f "$3"-*.part'
-
 _NETWORK_SERIAL = re.compile(r"\S+:\d+")
 
 
@@ -133,8 +130,11 @@ class AdbTransport:
         def copy() -> None:
             # A name for each attempt: the mv of one that was cut may yet run, and must not take this one's file.
             temporary = f"{mine}-{secrets.token_hex(4)}.part"
+            # What it left behind goes first: a large file may not be there twice.
+            self._run_once("sh", "-c", 'rm -f "$1"-*.part', "sh", mine)
             self._copy(["push", str(source.absolute()), temporary], what, timeout)
-            moved = self._run_once("sh", "-c", _RENAME, "sh", temporary, target, mine)
+            # mv would put the file into a folder that has the target's name.
+            moved = self._run_once("sh", "-c", 'test ! -d "$2" && mv -f "$1" "$2"', "sh", temporary, target)
             if moved.code:
                 self._run_once("rm", "-f", temporary)
                 reason = moved.err.decode("utf-8", "replace").strip() or "it is a folder"

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .closed_form import Method
-from .errors import NumericsError, RequestError
+from .errors import RequestError
 from .prompt_rows import ContrastRow, EditRequest, Row
-from .rank_one import InverseCovariance, solve_key
+from .rank_one import InverseCovariance, require_length, solve_key
 from .tokenizer import Tokenizer
 
 Floats = NDArray[np.float32]
@@ -113,8 +113,7 @@ def contrasted_key(
     solved = np.asarray(inverse_covariance @ np.ascontiguousarray(keys.T), np.float32).T
     gram = keys.astype(np.float64) @ solved.T
     gram = (gram + gram.T) / 2
-    if not np.isfinite(gram).all() or gram[0, 0] <= 0:
-        raise NumericsError("the subject's key has no length under the key statistics: export the bundle again")
+    require_length(float(gram[0, 0]))
     chosen, weights, energy = [0], np.array([1 / gram[0, 0]]), 1 / gram[0, 0]
     for place, most in enumerate(activations, start=1):
         if weights @ gram[chosen, place] <= most:

@@ -127,8 +127,8 @@ def edit(
     prefix_cache = PrefixCache(options["prefix_cache"])
     method = Method(options["method"])
     contrasts = contrasts_of(method, wanted=options["contrast"])
-    config = replace(config, method=method, contrasts=contrasts, loss=loss, prefix_cache=prefix_cache)
-    config = replace(config, force=options["force"])
+    force = options["force"]
+    config = replace(config, method=method, contrasts=contrasts, loss=loss, prefix_cache=prefix_cache, force=force)
     opened = open_bundle(bundle, execution)
     if warning := memory_warning(opened.predicted_peaks()["edit"]):
         click.echo(warning, err=True)

@@ -69,6 +69,11 @@ def solve_key(key: Floats, inverse_covariance: InverseCovariance) -> tuple[Float
     """
     solved = np.asarray(inverse_covariance @ key, np.float32)
     length = float(key @ solved)
-    if not np.isfinite(length) or length <= 0:
-        raise NumericsError("the subject's key has no length under the key statistics: export the bundle again")
+    require_length(length)
     return np.asarray(solved / length, np.float32), length
+
+
+def require_length(leverage: float) -> None:
+    """Refuse a key whose ``k^T C^-1 k`` is no length; NumericsError."""
+    if not np.isfinite(leverage) or leverage <= 0:
+        raise NumericsError("the subject's key has no length under the key statistics: export the bundle again")
