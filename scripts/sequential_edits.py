@@ -30,7 +30,7 @@ from mobiedit.runtime.files import write_atomic
 from mobiedit.runtime.reader import Reader
 from mobiedit.runtime.tokenizer import Tokenizer
 from scripts.support.bench_options import BenchOptions, bench_parameters
-from scripts.support.command_line import arguments_of
+from scripts.support.command_line import arguments_of, numbers_above_0
 from scripts.support.held_out import perplexity
 from scripts.support.host_model import refuse_edits
 from scripts.support.sequence import Variant, mean
@@ -70,10 +70,7 @@ class Baseline:
 def main(at: str, names: tuple[str, ...], **given: Any) -> None:  # noqa: ANN401 - click gives options of any type
     """Edit BUNDLE in sequence by each variant, and write what is left of the edits."""
     options = BenchOptions(**given, method=Method.GATED, resume=False, fluency_tokens=0)
-    try:
-        counts = sorted({int(text) for text in at.split(",")})
-    except ValueError as error:
-        raise RequestError(f"{at!r} is no list of numbers: give for example 1,10,100") from error
+    counts = sorted(numbers_above_0(at, int))
     bundle = options.open()
     refuse_edits(bundle, options.bundle)
     records = options.read().part(options.skip, options.limit)

@@ -42,7 +42,7 @@ from mobiedit.runtime.key_statistics import KeyStatistics
 from mobiedit.runtime.rank_one import InverseCovariance, rank_one_direction
 from mobiedit.runtime.reader import Reader
 from scripts.support.bench_options import BenchOptions, bench_parameters, model_option
-from scripts.support.command_line import arguments_of
+from scripts.support.command_line import arguments_of, numbers_above_0
 from scripts.support.host_model import refuse_edits
 from scripts.support.tables import Cell, markdown_table
 
@@ -81,7 +81,7 @@ def main(
 ) -> None:
     """Edit records of BUNDLE with key statistics of several sizes."""
     options = BenchOptions(**given, method=Method.ROME, resume=False, fluency_tokens=0)
-    counts, kept = _numbers(multipliers), _numbers(shares)
+    counts, kept = numbers_above_0(multipliers, float), numbers_above_0(shares, float)
     bundle, data = options.open(), options.read()
     refuse_edits(bundle, options.bundle)
     checkpoint = load_checkpoint(find_source(model))
@@ -98,16 +98,6 @@ def main(
         for measured in _measure(bundle, records, list(made), search=search):
             _write(options, data.sha256, measured)  # after every record: a run may be ended at any time
     click.echo((options.out / "statistics_curve.md").read_text("utf-8"))
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        numbers = [float(word) for word in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) <= 0:
-        raise RequestError(f"{text!r} is no list of numbers above 0: give for example 0.1,1,10")
-    return numbers
 
 
 def _variants(

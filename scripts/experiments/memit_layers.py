@@ -48,7 +48,7 @@ from mobiedit.runtime.search import SearchResult, SearchTask
 from scripts.support.backprop import BackpropConfig
 from scripts.support.backprop_batch import backprop_batch
 from scripts.support.bench_options import BenchOptions, bench_parameters, model_option
-from scripts.support.command_line import arguments_of
+from scripts.support.command_line import arguments_of, numbers_above_0
 from scripts.support.held_out import perplexity
 from scripts.support.host_decoder import host_decoder
 from scripts.support.host_model import HostModel, refuse_edits
@@ -131,7 +131,7 @@ def main(
 ) -> None:
     """Write batches of edits into one or several layers of BUNDLE's source model."""
     options = BenchOptions(**given, method=Method.ROME, resume=False, fluency_tokens=0, limit=None, seed=0)
-    counts, spreads = _numbers(at), _numbers(depths)
+    counts, spreads = sorted(numbers_above_0(at, int)), sorted(numbers_above_0(depths, int))
     if options.threads:
         torch.set_num_threads(options.threads)
     bundle, data = options.open(), options.read()
@@ -161,16 +161,6 @@ def main(
             write_atomic(options.out, text.encode(), mode=None)
             tqdm.write(text_table(rows[-1:]))
     click.echo(markdown_table(rows))
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        numbers = sorted({int(word) for word in text.split(",")})
-    except ValueError:
-        numbers = [0]
-    if numbers[0] < 1:
-        raise RequestError(f"{text!r} is no list of numbers above 0: give for example 1,3,5")
-    return numbers
 
 
 def _lab(bundle: Bundle, model: str, layers: Sequence[int]) -> Lab:
