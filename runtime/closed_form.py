@@ -11,13 +11,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .separation import separated
+
 Doubles = NDArray[np.float64]
 
+SILENT = 0.3
+"""Activation that a gated edit may have at another one's key: its gate opens at .4, and keys vary with the context."""
 _TINY = 1e-6  # relative ridge of an equality constraint: keys that coincide would make it singular
 _LEAF = 64  # rows below which a triangle is inverted as any matrix
 _BLOCK = 128  # rows of a product whose other half is zero or known
@@ -27,8 +32,8 @@ class Method(StrEnum):
     """How an edit is fitted in among the others of its batch, and among those before.
 
     ``ROME``: it is not (Meng et al. 2022, eq. 2). ``MEMIT``: by least squares (Meng et al. 2023, eq. 14). ``EMMET``: by
-    equality constraints (Gupta et al. 2024, arXiv 2403.14236, eq. 8). ``GATED``: as by EMMET, and it acts through a
-    `Gate`, on keys like its own alone; its key is told from the subject's others (`mobiedit.runtime.contrast`).
+    equality constraints (Gupta et al. 2024, arXiv 2403.14236, eq. 8). ``GATED``: it acts through a `Gate`, on keys like
+    its own alone, and is told from the others' keys as far as the gate asks for it (`mobiedit.runtime.separation`).
     """
 
     GATED = "gated"
@@ -72,12 +77,15 @@ def coefficients(gram: Doubles, leverages: Doubles, batches: Sequence[Batch], ri
 
     - what earlier keys see of a batch is taken out, ``S'_b = S_b - G_b< (G_<< + ridge diag(g_<))^-1 S_<``, and
       ``G'_b = K_b S'_b^T`` is what is left of its own Gram matrix;
-    - EMMET, and gated edits: ``U_b = G'_b^-1 S'_b``, so that u_n . k_m is 1 for n = m and 0 for the batch's others;
+    - EMMET: ``U_b = G'_b^-1 S'_b``, so that u_n . k_m is 1 for n = m and 0 for the batch's others;
     - MEMIT: ``U_b = (G'_b + ridge diag(g'_b))^-1 S'_b``; an edit of its own shrinks by 1 / (1 + ridge);
-    - ROME: ``u_n = s_n / g_n``, whatever else is there.
+    - ROME: ``u_n = s_n / g_n``, whatever else is there;
+    - gated edits: the least u_n with ``u_n . k_n = 1`` and ``u_n . k_m <= SILENT`` at the batch's other keys and all
+      before it, as far as `separated` finds it.
 
     A later edit never changes an earlier one's direction. A key that an earlier edit has too is not a contradiction:
-    what the ridge leaves of its direction is scaled up again, and both deltas add there.
+    what the ridge leaves of its direction is scaled up again, or it is left as it is behind a gate, and both deltas add
+    there.
 
     Parameters
     ----------
@@ -93,27 +101,49 @@ def coefficients(gram: Doubles, leverages: Doubles, batches: Sequence[Batch], ri
     LinAlgError
         When ``gram`` is not one of keys under any C^-1.
     """
-    count = len(gram)
-    # One Cholesky factor serves every batch: with A = gram + ridge = L L^T, S'_b is L_bb (L^-1 S)_b.
-    lower = np.asarray(np.linalg.cholesky(gram + ridge * np.eye(count)), np.float64)
-    inverse = lower_inverse(lower)
-    solved = np.zeros((count, count))
+    remaining = _Remaining(np.asarray(np.linalg.cholesky(gram + ridge * np.eye(len(gram))), np.float64), ridge)
+    lengths = np.sqrt(leverages)
+    solved = np.zeros_like(gram)
     for batch in batches:
-        own = slice(batch.start, batch.stop)
+        own, known = slice(batch.start, batch.stop), slice(0, batch.stop)
         if batch.method is Method.ROME:
             solved[own, own] = np.eye(batch.stop - batch.start)
-            continue
-        block = lower[own, own]
-        remaining = block @ inverse[own, : batch.stop]
-        left = block @ block.T - ridge * np.eye(len(block))
-        shift = ridge if batch.method is Method.MEMIT else _TINY
+        elif batch.method is Method.GATED:
+            solved[own, known] = [
+                separated(gram[known, known], place, SILENT * lengths[place] / lengths[known])
+                for place in range(batch.start, batch.stop)
+            ]
+        else:
+            solved[own, known] = remaining.rows(batch)
+    return solved * (lengths / lengths[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class _Remaining:
+    """What earlier keys leave of each batch.
+
+    One Cholesky factor serves every batch: with ``gram + ridge = L L^T``, S'_b is ``L_bb (L^-1 S)_b``.
+    """
+
+    lower: Doubles
+    ridge: float
+
+    @cached_property
+    def inverse(self) -> Doubles:
+        """L^-1, which is dear, and which no gated edit needs."""
+        return lower_inverse(self.lower)
+
+    def rows(self, batch: Batch) -> Doubles:
+        """Return the rows of B [b, stop] for a batch of EMMET's or MEMIT's, but for the leverages."""
+        own = slice(batch.start, batch.stop)
+        block = self.lower[own, own]
+        left = block @ block.T - self.ridge * np.eye(len(block))
+        shift = self.ridge if batch.method is Method.MEMIT else _TINY
         weights = np.linalg.inv(left + shift * np.diag(np.diag(left)))
-        rows = weights @ remaining
+        rows = weights @ (block @ self.inverse[own, : batch.stop])
         if batch.method is not Method.MEMIT:
             rows /= np.einsum("ij,ji->i", weights, left)[:, None]  # u_n . k_n = 1
-        solved[own, : batch.stop] = rows
-    lengths = np.sqrt(leverages)
-    return solved * (lengths / lengths[:, None])
+        return np.asarray(rows)
 
 
 def joint_directions(solved: Doubles, directions: NDArray[np.float32]) -> NDArray[np.float32]:

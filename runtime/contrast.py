@@ -20,12 +20,10 @@ from .closed_form import Method
 from .errors import RequestError
 from .prompt_rows import ContrastRow, EditRequest, Row
 from .rank_one import InverseCovariance, require_length, solve_key
+from .separation import separated
 from .tokenizer import Tokenizer
 
 Floats = NDArray[np.float32]
-
-_INFLATION = 4.0
-"""What a direction's mean square on text may grow by. A key that costs more is too near to k* to tell from it."""
 
 
 @dataclass(frozen=True)
@@ -112,20 +110,11 @@ def contrasted_key(
     keys = np.vstack([key, elsewhere])
     solved = np.asarray(inverse_covariance @ np.ascontiguousarray(keys.T), np.float32).T
     gram = keys.astype(np.float64) @ solved.T
-    gram = (gram + gram.T) / 2
-    require_length(float(gram[0, 0]))
-    chosen, weights, energy = [0], np.array([1 / gram[0, 0]]), 1 / gram[0, 0]
-    for place, most in enumerate(activations, start=1):
-        if weights @ gram[chosen, place] <= most:
-            continue
-        tried = [*chosen, place]
-        wanted = np.array([1.0, *(activations[each - 1] for each in tried[1:])])
-        try:
-            solution = np.linalg.solve(gram[np.ix_(tried, tried)], wanted)
-        except np.linalg.LinAlgError:
-            continue  # the same key as another's
-        if 0 < (spent := float(solution @ wanted)) <= _INFLATION / gram[0, 0]:
-            chosen, weights, energy = tried, solution, spent
-    # u = C^-1 mixed is the direction; in units of its energy u^T C u the mixture is a key with u for its direction.
-    direction = np.asarray(weights @ solved[chosen], np.float32)
-    return np.asarray(weights @ keys[chosen] / energy, np.float32), direction, 1 / energy
+    lone = float(gram[0, 0])
+    require_length(lone)
+    gram = (gram + gram.T) / (2 * lone)
+    weights = separated(gram, 0, np.array([1.0, *activations]))
+    growth = weights @ gram @ weights
+    # u = C^-1 mixed is the direction; in units of its mean square u^T C u the mixture is a key whose direction is u.
+    direction = np.asarray(weights @ solved / lone, np.float32)
+    return np.asarray(weights @ keys / growth, np.float32), direction, float(lone / growth)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mobiedit.runtime.closed_form import (
+    SILENT,
     Batch,
     Method,
     coefficients,
@@ -19,6 +20,7 @@ from mobiedit.runtime.closed_form import (
     lower_inverse,
     scaled_gram,
 )
+from mobiedit.runtime.separation import INFLATION
 
 Doubles = NDArray[np.float64]
 
@@ -83,6 +85,31 @@ cases = given(
         st.integers(12, 24),
     )
 )
+
+
+@settings(deadline=None)
+@cases
+def test_gated_edits_are_silent_at_keys_before_them_and_of_their_batch(case: Case) -> None:
+    """As far as that is cheap: a direction's mean square on text is at most 4 times the one that it has alone."""
+    directions = case.directions(Method.GATED)
+    activations = directions @ case.keys.T
+    np.testing.assert_allclose(np.diag(activations), 1, atol=TOLERANCE)
+    growth = np.einsum("nf,fg,ng->n", directions, case.c, directions) * case.leverages
+    for batch in case.batches(Method.GATED):
+        for place in range(batch.start, batch.stop):
+            others = np.delete(activations[place, : batch.stop], place)
+            bound = max(SILENT, *(others if growth[place] > 2 else [SILENT]))  # some may cost too much
+            assert others.max(initial=0) <= bound + TOLERANCE
+    assert growth.max() <= INFLATION + TOLERANCE
+
+
+def test_gated_edits_direction_is_its_own_to_the_bit_when_no_other_key_is_near() -> None:
+    case = Case.draw(0, (1, 2, 1), 400)
+    gram = scaled_gram(case.keys, case.lone, case.leverages)
+    assert np.abs(gram - np.eye(4)).max() < SILENT / 2
+    lone = case.lone.astype(np.float32)
+    solved = coefficients(gram, case.leverages, case.batches(Method.GATED), RIDGE)
+    np.testing.assert_array_equal(joint_directions(solved, lone), lone)
 
 
 @settings(deadline=None)
