@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -67,7 +67,8 @@ class Baseline:
 @click.option(
     "--variant", "names", multiple=True, default=("gated",), type=click.Choice(list(VARIANTS)), help="May be repeated."
 )
-def main(at: str, names: tuple[str, ...], **given: Any) -> None:  # noqa: ANN401 - click gives options of any type
+@click.option("--forwards", type=click.IntRange(1), help="Of a search, at most; the product's own limit when left out.")
+def main(at: str, names: tuple[str, ...], forwards: int | None, **given: Any) -> None:  # noqa: ANN401 - click gives options of any type
     """Edit BUNDLE in sequence by each variant, and write what is left of the edits."""
     options = BenchOptions(**given, method=Method.GATED, resume=False, fluency_tokens=0)
     counts = sorted(numbers_above_0(at, int))
@@ -80,7 +81,7 @@ def main(at: str, names: tuple[str, ...], **given: Any) -> None:  # noqa: ANN401
         )
     rows: list[dict[str, Cell]] = []
     for name in names:
-        for row in sequence(bundle, VARIANTS[name], records, counts):
+        for row in sequence(bundle, replace(VARIANTS[name], forwards=forwards), records, counts):
             rows.append({"variant": name, **row})
             document = {"command": f"python -m scripts.sequential_edits {arguments_of(click.get_current_context())}"}
             text = json.dumps({**document, "rows": rows}, indent=1)

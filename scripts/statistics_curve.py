@@ -30,7 +30,7 @@ from mobiedit.runtime import Bundle, EditConfig, Method
 from mobiedit.runtime.bundle_layout import KEY_STATISTICS
 from mobiedit.runtime.bundle_writer import save_tensors
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
-from mobiedit.runtime.decoder import Slots
+from mobiedit.runtime.edit_result import SolvedEdit
 from mobiedit.runtime.edit_set import EditSet
 from mobiedit.runtime.editor import Workbench, solve_edit
 from mobiedit.runtime.errors import RequestError
@@ -63,7 +63,7 @@ class Variant:
 @click.command(
     cls=ErrorCommand,
     context_settings=CONTEXT_SETTINGS,
-    params=bench_parameters("method", "resume", "out", "fluency_tokens"),
+    params=bench_parameters("resume", "out", "fluency_tokens"),
 )
 @model_option
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="A folder for figures.")
@@ -80,7 +80,7 @@ def main(
     **given: Any,  # noqa: ANN401 - click gives options of any type
 ) -> None:
     """Edit records of BUNDLE with key statistics of several sizes."""
-    options = BenchOptions(**given, method=Method.ROME, resume=False, fluency_tokens=0)
+    options = BenchOptions(**given, resume=False, fluency_tokens=0)
     counts, kept = numbers_above_0(multipliers, float), numbers_above_0(shares, float)
     bundle, data = options.open(), options.read()
     refuse_edits(bundle, options.bundle)
@@ -95,7 +95,7 @@ def main(
     records = data.part(options.skip, options.limit)
     with tempfile.TemporaryDirectory() as work:
         made = _variants(checkpoint, bundle, lines, counts, kept, Path(work))
-        for measured in _measure(bundle, records, list(made), search=search):
+        for measured in _measure(bundle, records, list(made), Method(options.method), search=search):
             _write(options, data.sha256, measured)  # after every record: a run may be ended at any time
     click.echo((options.out / "statistics_curve.md").read_text("utf-8"))
 
@@ -130,33 +130,33 @@ def _variants(
 
 
 def _measure(
-    bundle: Bundle, records: Sequence[EvaluationRecord], variants: Sequence[Variant], *, search: bool
+    bundle: Bundle, records: Sequence[EvaluationRecord], variants: Sequence[Variant], method: Method, *, search: bool
 ) -> Iterator[list[Measured]]:
     """Yield, after each record, every variant's row with its scores; the first is the model before the edit."""
     own = Variant({"form": "before the edit"}, KeyStatistics.find(bundle.path / KEY_STATISTICS))
     figures: list[list[Scores]] = [[] for _ in range(1 + len(variants))]
-    empty = Slots.empty(bundle.manifest.slots, bundle.manifest.shape)
+    nothing = EditSet((), bundle.manifest.slots, bundle.manifest.shape)
     for record in tqdm(records, unit="record"):
         before = CachedReader(bundle.reader())
         figures[0].append(_scores(record, before, before))
-        key, delta = _searched(bundle, record, own.statistics)
+        found = _searched(bundle, record, own.statistics, method)
         for place, variant in enumerate(variants, start=1):
             if search:
-                key, delta = _searched(bundle, record, variant.statistics)
-            slots = empty.with_edit(0, rank_one_direction(key, variant.statistics), delta)
+                found = _searched(bundle, record, variant.statistics, method)
+            direction = rank_one_direction(found.key, variant.statistics)
+            slots = nothing.slots.with_edit(0, direction, found.search.delta, nothing.gate_of(found))
             now = CachedReader(Reader(bundle.decoder, bundle.tokenizer, bundle.manifest, slots))
             figures[place].append(_scores(record, now, before))
         yield list(zip((own.row, *(variant.row for variant in variants)), figures, strict=True))
 
 
-def _searched(bundle: Bundle, record: EvaluationRecord, statistics: InverseCovariance) -> tuple[Any, Any]:
-    """Return key [F] and delta [D] of a record's edit."""
-    config, manifest = EditConfig(method=Method.ROME), bundle.manifest
+def _searched(bundle: Bundle, record: EvaluationRecord, statistics: InverseCovariance, method: Method) -> SolvedEdit:
+    """Return a record's edit."""
+    config, manifest = EditConfig(method=method), bundle.manifest
     prefixes, canaries = manifest.row_prefixes, manifest.canaries
     search = bundle.search_for(config)
     bench = Workbench(bundle.decoder, bundle.tokenizer, prefixes, canaries, statistics, config, search)
-    found, _ = solve_edit(bench, record.request, EditSet((), manifest.slots, manifest.shape))
-    return found.key, found.search.delta
+    return solve_edit(bench, record.request, EditSet((), manifest.slots, manifest.shape))[0]
 
 
 def _scores(record: EvaluationRecord, now: CachedReader, before: CachedReader) -> Scores:

@@ -27,6 +27,8 @@ class Variant:
         As the product has it.
     clamp
         Largest norm of delta, relative to the value's; None is the search's own.
+    forwards
+        Forwards after which a search begins no further epoch; None is the search's own limit.
     anchored
         Scale v* back to the norm that the value had before its edit (a norm anchor).
     null_space
@@ -40,13 +42,15 @@ class Variant:
     clamp: float | None = None
     anchored: bool = False
     null_space: float | None = None
+    forwards: int | None = None
     bare_denominator: bool = False
 
     def workbench(self, bundle: Bundle) -> Workbench:
         """Return what this variant's edits of a bundle are made with."""
         config = EditConfig(method=self.method)
-        if self.clamp is not None:
-            config = replace(config, gauss_newton=replace(config.gauss_newton, clamp=self.clamp))
+        limits = {"clamp": self.clamp, "forwards": self.forwards}
+        given = {name: limit for name, limit in limits.items() if limit is not None}
+        config = replace(config, gauss_newton=replace(config.gauss_newton, **given))
         statistics = KeyStatistics.find(bundle.path / KEY_STATISTICS)
         if self.null_space is not None:
             statistics = statistics.null_space(self.null_space)
