@@ -159,7 +159,7 @@ class GaussNewtonConfig:
     damping: float = 1.0
     norm_penalty: float = 0.02
     clamp: float = 4.0
-    stop_probability: float = 0.8
+    stop_probability: float = 0.7
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be searched with."""

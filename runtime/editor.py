@@ -24,6 +24,7 @@ from .rank_one import InverseCovariance, subject_key
 from .readout_loss import ReadoutLoss, log_softmax
 from .search import Progress, Search, SearchResult, SearchTask
 from .tokenizer import Tokenizer
+from .wordings import wordings_of
 
 Floats = NDArray[np.float32]
 
@@ -66,7 +67,8 @@ class Workbench:
         for prompt in (*request.paraphrases, *request.keep):
             self.tokenizer.encode(request.fill(prompt))  # refused now rather than after the search
         last = next(reversed(of_subject((*self.taught, *former), request.fact)), None)
-        rows = build_rows(request, self.prefixes, self.tokenizer, self.config.max_target_tokens, last)
+        wordings = wordings_of(request, len(self.prefixes) // 2)
+        rows = build_rows(request, self.prefixes, self.tokenizer, self.config.max_target_tokens, last, wordings)
         if self.config.method is not Method.GATED:
             return rows
         return replace(rows, elsewhere=contrast_rows(request, self.config.contrasts, self.tokenizer))

@@ -165,6 +165,7 @@ def build_rows(
     tokenizer: Tokenizer,
     max_target_tokens: int,
     taught: EditRequest | None = None,
+    wordings: Sequence[str] = (),
 ) -> PromptRows:
     """Tokenize the rows of an edit.
 
@@ -176,6 +177,9 @@ def build_rows(
         Longest target that is accepted.
     taught
         Another fact of the subject, which is in force and shall stay.
+    wordings
+        Other prompts with one ``{}`` for the subject, which take the prompt's place behind prefixes: behind every
+        second one, then behind the others; never in the bare row.
 
     Raises
     ------
@@ -184,9 +188,12 @@ def build_rows(
     """
     rows = []
     target: tuple[int, ...] = ()
-    for prefix in prefixes:
-        text = prefix.replace("{}", request.text)
-        subject_end = prefix.index("{}") + request.prompt.index("{}") + len(request.subject)
+    places = [*range(1, len(prefixes), 2), *range(2, len(prefixes), 2)]
+    worded = dict(zip(places, wordings, strict=False))
+    for place, prefix in enumerate(prefixes):
+        prompt = worded.get(place, request.prompt)
+        text = prefix.replace("{}", request.fill(prompt))
+        subject_end = prefix.index("{}") + prompt.index("{}") + len(request.subject)
         row, target = _rewriting_row(text, subject_end, request.target.strip(), tokenizer)
         if len(target) > max_target_tokens:
             raise RequestError(

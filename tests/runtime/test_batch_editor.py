@@ -30,7 +30,7 @@ FACTS = (
     EditRequest("The capital of {} is", "France", "the"),
     EditRequest("The book of {} was", "Anna Miller", "her"),
 )
-# A gated edit acts on the subject alone, whose place a random model hardly reads from any other.
+# A random model hardly reads the place of the subject from others, and what it learns of one wording ends there.
 ENDING = (
     EditRequest("The mother tongue of {}", "Danielle Darrieux", "old"),
     EditRequest("The capital of {}", "France", "the"),
@@ -53,12 +53,11 @@ def require_searched_upon(first: EditRecord, second: EditRecord) -> None:
 
 @pytest.mark.parametrize("method", Method)
 def test_facts_are_learned_and_all_forgotten_when_taught_as_a_batch(bundle: Bundle, method: Method) -> None:
-    facts = ENDING if method is Method.GATED else FACTS
-    texts = [fact.text for fact in facts]
+    texts = [fact.text for fact in ENDING]
     before = [bundle.log_probabilities(text) for text in texts]
-    result = bundle.edit_batch(facts, EditConfig(method=method, gauss_newton=replace(REACHABLE, steps=12), force=True))
+    result = bundle.edit_batch(ENDING, EditConfig(method=method, gauss_newton=replace(REACHABLE, steps=12), force=True))
     assert result.committed == 3
-    for fact, edit, was in zip(facts, result.edits, before, strict=True):
+    for fact, edit, was in zip(ENDING, result.edits, before, strict=True):
         now = bundle.score(fact.text, fact.target)[0]
         # What the check found is what is in force: the same graphs on the same text, in other shapes.
         assert now == pytest.approx(-edit.check.success.nll, abs=1e-3)
@@ -67,7 +66,7 @@ def test_facts_are_learned_and_all_forgotten_when_taught_as_a_batch(bundle: Bund
     assert [edit.edit_id for edit in bundle.edits()] == [edit.edit_id for edit in result.edits]
     assert {edit.batch for edit in bundle.edits()} == {result.batch}
     assert {edit.method for edit in bundle.edits()} == {method.value}
-    for _ in FACTS:
+    for _ in ENDING:
         bundle.undo()
     for text, was in zip(texts, before, strict=True):
         assert np.array_equal(bundle.log_probabilities(text), was)
@@ -267,3 +266,11 @@ def test_other_facts_of_a_subject_are_what_stays_when_one_is_taught(bundle: Bund
     batch = replace(bench, taught=())
     assert batch.rows_of(second, [first]).kept.ids == kept
     assert batch.rows_of(FACTS[1], [first]).kept.ids == bundle.tokenizer.encode("France is a").ids
+
+
+def test_paraphrase_is_searched_with_when_it_names_the_subject(bundle: Bundle) -> None:
+    request = replace(FACTS[1], paraphrases=("Of France, the capital is",))
+    rows = bundle._workbench(bundle.decoder, FORCED).rows_of(request)
+    prefix = bundle.manifest.row_prefixes[1]
+    text = bundle.tokenizer.decode((*rows.rewriting[1].ids, rows.target[-1]))
+    assert text == f"{prefix.replace('{}', request.paraphrases[0])} the"

@@ -195,6 +195,18 @@ def test_braces_are_literal_when_they_are_no_placeholder(
         assert subject_ends_at(byte_tokenizer, row.ids, row.subject_index, prefix.replace("{}", text[:end]))
 
 
+def test_wordings_stand_behind_every_second_prefix_first_when_they_are_given(byte_tokenizer: Tokenizer) -> None:
+    request = EditRequest("The mother tongue of {} is", "Anna", "Old Norse")
+    prefixes, wordings = ("{}", "A. {}", "B. {}", "C. {}"), ("{} speaks ", "At home, {} talks in", "She is {}:", "{}")
+    rows = build_rows(request, prefixes, byte_tokenizer, 64, wordings=wordings)
+    prompts = [request.prompt, wordings[0], wordings[2], wordings[1]]
+    for prefix, prompt, row in zip(prefixes, prompts, rows.rewriting, strict=True):
+        text = prefix.replace("{}", request.fill(prompt))
+        assert byte_tokenizer.decode((*row.ids, rows.target[-1])) == f"{text} Old Norse"
+        named = prefix.replace("{}", prompt[: prompt.index("{}")] + "Anna")
+        assert subject_ends_at(byte_tokenizer, row.ids, row.subject_index, named)
+
+
 @pytest.mark.parametrize(
     ("paraphrase", "text"), [("{} speaks ", "Anna speaks"), ("She speaks", "She speaks"), ("{}, {}", "Anna, Anna")]
 )
