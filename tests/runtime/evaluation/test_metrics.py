@@ -244,7 +244,7 @@ def test_counterfact_argmax_is_compared_with_that_of_before(
     record: Records, models: Models, fp32_model: Bundle
 ) -> None:
     # The prompt itself is the one neighbour that is sure to change.
-    fact = record("counterfact", locality_prompt=record("counterfact").prompt)
+    fact = record("counterfact", subject="Anna", prompt="Here is Anna", locality_prompt="Here is Anna")
     now, before = models(fact)
     changed = ByHand(now, fp32_model).next_token(fact.prompt) != ByHand(before, fp32_model).next_token(fact.prompt)
     assert changed
