@@ -16,7 +16,8 @@ Doubles = NDArray[np.float64]
 
 INFLATION = 4.0
 """What a direction's mean square on text may grow by. A key that costs more is too near to its own to tell from it."""
-_SLACK = 1e-9
+_SLACK = 0.02
+"""What an activation may be above its bound: many keys alike would be held one by one for less than that."""
 
 
 def separated(gram: NDArray[Any], own: int, most: NDArray[Any]) -> Doubles:

@@ -90,16 +90,22 @@ cases = given(
 @settings(deadline=None)
 @cases
 def test_gated_edits_are_silent_at_keys_before_them_and_of_their_batch(case: Case) -> None:
-    """As far as that is cheap: a direction's mean square on text is at most 4 times the one that it has alone."""
-    directions = case.directions(Method.GATED)
-    activations = directions @ case.keys.T
+    """Unless that would lengthen a direction too much on text."""
+    directions, gram = case.directions(Method.GATED), scaled_gram(case.keys, case.lone, case.leverages)
+    activations, lengths = directions @ case.keys.T, np.sqrt(case.leverages)
+    rows = coefficients(gram, case.leverages, case.batches(Method.GATED), RIDGE)
     np.testing.assert_allclose(np.diag(activations), 1, atol=TOLERANCE)
-    growth = np.einsum("nf,fg,ng->n", directions, case.c, directions) * case.leverages
     for batch in case.batches(Method.GATED):
         for place in range(batch.start, batch.stop):
-            others = np.delete(activations[place, : batch.stop], place)
-            bound = max(SILENT, *(others if growth[place] > 2 else [SILENT]))  # some may cost too much
-            assert others.max(initial=0) <= bound + TOLERANCE
+            bounds = SILENT * lengths[place] / lengths[: batch.stop]
+            bounds[place] = 1
+            for other in np.delete(np.arange(batch.stop), place):
+                if activations[place, other] <= SILENT + 0.021 * lengths[other] / lengths[place]:
+                    continue
+                held = [*np.flatnonzero(rows[place]), other]
+                needed = np.linalg.solve(gram[np.ix_(held, held)], bounds[held])
+                assert not 0 < needed @ bounds[held] <= INFLATION
+    growth = np.einsum("nf,fg,ng->n", directions, case.c, directions) * case.leverages
     assert growth.max() <= INFLATION + TOLERANCE
 
 

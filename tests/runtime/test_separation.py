@@ -21,6 +21,7 @@ def cosines(seed: int, count: int, common: float) -> Doubles:
     return np.asarray(keys @ keys.T)
 
 
+SLACK = 0.02 + 1e-6
 problems = given(
     gram=st.builds(cosines, st.integers(0, 2**32 - 1), st.integers(1, 6), st.floats(0, 2)),
     most=st.lists(st.floats(0, 1.2), min_size=5, max_size=5),
@@ -42,18 +43,18 @@ def test_direction_is_1_at_its_key_and_of_bounded_length_when_the_others_are_any
 def test_others_are_within_their_bounds_unless_that_costs_too_much(gram: Doubles, most: list[float]) -> None:
     bounds = np.array([1.0, *most[: len(gram) - 1]])
     weights = separated(gram, 0, bounds)
-    for place in np.flatnonzero(gram @ weights > bounds + 1e-6):
+    for place in np.flatnonzero(gram @ weights > bounds + SLACK):
         held = [*np.flatnonzero(weights), place]
         needed = np.linalg.solve(gram[np.ix_(held, held)], bounds[held])
         assert not 0 < needed @ bounds[held] <= INFLATION * (1 - 1e-6)
 
 
-@pytest.mark.parametrize(("cosine", "most"), [(0.5, 0.3), (0.8, 0.3), (0.8, 0.0), (-0.8, 0.3), (0.2, 0.3)])
+@pytest.mark.parametrize(("cosine", "most"), [(0.5, 0.3), (0.8, 0.3), (0.8, 0.0), (-0.8, 0.3), (0.31, 0.3)])
 def test_one_other_is_held_at_its_bound_when_it_is_above(cosine: float, most: float) -> None:
     """The least x^T G x with x.G_0 = 1 and x.G_1 <= most has the bound met where it binds."""
     gram = np.array([[1, cosine], [cosine, 1]])
     weights = separated(gram, 0, np.array([1, most]))
-    if cosine <= most:
+    if cosine <= most + SLACK:
         assert weights.tolist() == [1, 0]
     else:
         np.testing.assert_allclose(gram @ weights, [1, most], atol=1e-12)
@@ -73,3 +74,11 @@ def test_place_of_the_key_does_not_matter() -> None:
     order = np.array([3, 1, 0, 4, 2])
     weights = separated(gram, 2, np.full(5, 0.2))
     np.testing.assert_allclose(separated(gram[np.ix_(order, order)], 4, np.full(5, 0.2)), weights[order])
+
+
+def test_keys_alike_are_held_by_a_few_of_them() -> None:
+    """The rest then is within the slack: a hundred facts of one kind do not take a hundred equations each."""
+    gram = np.full((200, 200), 0.5) + 0.5 * np.eye(200)
+    weights = separated(gram, 0, np.full(200, 0.3))
+    assert np.count_nonzero(weights) < 30
+    assert (gram @ weights)[1:].max() < 0.3 + SLACK
