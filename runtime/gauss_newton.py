@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from .trust import DAMPINGS, Trust
 
 Floats = NDArray[np.float32]
 _START_SCALES = (0.4, 0.6, 0.8, 1.0)  # lengths of the lens's start
+_WORSE = 0.3  # nats that the lens's start may be worse than no delta
 _FALL = 1e-3  # of the loss: less does not pay for an epoch
 _REFINEMENT_FALL = 0.02  # less does not pay for another step of the lens
 _LIKELY = 0.95  # a token of this probability asks for no directions of its own
@@ -107,7 +108,13 @@ class _Search:
         if not self._done(before):
             self._steps = 1  # the start is one: no step would say that there was nothing to teach
             starts = self._evaluate(np.stack([np.float32(scale) * first for scale in _START_SCALES]))
-            best = self._epochs(self._refine(self._best([before, *starts])))
+            # No delta is where a search is likely to stay: a start may be a little worse.
+            handicapped = replace(before, objective=before.objective + _WORSE)
+            start = self._best([handicapped, *starts])
+            found = self._epochs(self._refine(before if start is handicapped else start))
+            best = self._best([before, found])
+            if best is before:
+                self._look(before)
         return SearchResult(best.delta, self._steps, self._done(best), tuple(self._looks))
 
     def _refine(self, best: _Point) -> _Point:

@@ -47,7 +47,9 @@ def test_first_look_is_without_delta_and_the_second_at_the_best_length_of_the_le
         np.testing.assert_allclose(start, scale * wanted, rtol=1e-5)
     losses = np.array([float(case.loss(delta).total[0]) for delta in (zero, *starts)])
     lengths = np.array([float(delta @ delta) for delta in (zero, *starts)]) / case.task.value_norm**2
-    chosen = losses[np.argmin(losses + SMALL.norm_penalty * lengths)]
+    objectives = losses + SMALL.norm_penalty * lengths
+    best = 1 + int(np.argmin(objectives[1:]))
+    chosen = losses[0] if objectives[0] < objectives[best] - 0.3 else losses[best]
     assert losses_of(found)[0] == pytest.approx(losses[0], abs=1e-4)  # a batch of one, as above
     assert losses_of(found)[1] == pytest.approx(chosen, abs=1e-4)
 
@@ -85,10 +87,10 @@ def test_delta_stays_within_the_clamp_when_the_lens_asks_for_more(clamp: float, 
     assert max(lengths) == pytest.approx(clamp * case.task.value_norm, rel=1e-5)
 
 
-def test_start_is_left_alone_when_it_is_worse_than_none(case: Case, lens: Lens) -> None:
+def test_start_is_left_alone_when_it_is_much_worse_than_none(case: Case, lens: Lens) -> None:
     good = gauss_newton(case.task, SMALL, lens).delta / case.task.value_norm
     blank = {name: np.zeros_like(getattr(lens, name)) for name in ("start", "context", "step")}
-    found = gauss_newton(case.task, SMALL, replace(lens, bias=(-good).astype(np.float16), **blank))
+    found = gauss_newton(case.task, SMALL, replace(lens, bias=(-3 * good).astype(np.float16), **blank))
     assert losses_of(found)[1] == losses_of(found)[0]
     assert found.steps > 1
     assert losses_of(found)[-1] < losses_of(found)[0] - 0.3
