@@ -110,7 +110,7 @@ def contrasted_key(
     keys = np.vstack([key, elsewhere])
     solved = np.asarray(inverse_covariance @ np.ascontiguousarray(keys.T), np.float32).T
     gram = keys.astype(np.float64) @ solved.T
-    lone = float(gram[0, 0])
+    lone = float(gram[0, 0]) if np.isfinite(gram).all() else np.nan  # one key without numbers spoils the mixture
     require_length(lone)
     gram = (gram + gram.T) / (2 * lone)
     weights = separated(gram, 0, np.array([1.0, *activations]))

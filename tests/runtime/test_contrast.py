@@ -147,3 +147,11 @@ def test_contrast_is_refused_when_the_method_has_none() -> None:
     assert contrasts_of(Method.ROME, wanted=False) == ()
     with pytest.raises(RequestError, match="for gated edits"):
         contrasts_of(Method.ROME, wanted=True)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_key_is_refused_when_one_of_them_has_no_numbers(place: int) -> None:
+    keys = np.eye(2, 4, dtype=np.float32)
+    keys[place, 3] = np.nan
+    with pytest.raises(NumericsError, match="no length"):
+        contrasted_key(keys[0], keys[1:], [0.5], np.eye(4, dtype=np.float32))
