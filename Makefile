@@ -10,8 +10,9 @@ BUNDLE ?= $(VENV)/demo/smollm2-135m.bundle
 demo: $(STAMP)
 	$(BIN)/python scripts/demo.py $(BUNDLE)
 
+# A worker for each processor, up to four: each of them exports the tiny models anew. A file's tests stay together.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 # The runner in a Debian root for arm64 under emulation; as root, with debootstrap and qemu-user-static.
 test-aarch64: $(STAMP)

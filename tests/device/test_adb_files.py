@@ -123,8 +123,8 @@ def test_a_copy_times_out_when_the_device_falls_silent(adb_device: AdbDevice, tm
     (tmp_path / "x").write_bytes(b"x" * 1_000_000)
     (adb_device.root / "y").write_text("y")
     adb_device.transport.run(["true"])
-    adb_device.daemon.faults.stall_after(10)
-    with pytest.raises(DeviceTimeout):
+    adb_device.daemon.faults.stall_after(20)  # behind the command that looks for what was left behind
+    with pytest.raises(DeviceTimeout, match=r"within 0\.5 s"):
         adb_device.transport.push(tmp_path / "x", f"{adb_device.root}/x", timeout=0.5)
     assert not (adb_device.root / "x").exists()
 
