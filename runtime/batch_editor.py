@@ -16,7 +16,7 @@ from .configuration import PrefixCache
 from .costs import CostMeter, total_cost
 from .decoder import EditLayerOutput
 from .edit_check import CanaryCheck, CanaryChecker, CheckReading, EditCheck, EditChecker
-from .edit_problem import at_contrasts, at_subjects, split_rows
+from .edit_problem import at_elsewhere, at_subjects, split_rows
 from .edit_result import SolvedEdit
 from .edit_set import EditSet, NewEdit
 from .editor import Workbench, search_delta
@@ -176,8 +176,8 @@ class BatchEditor:
         nothing = np.zeros(base.slots.deltas.shape[1], np.float32)
         for item in items:
             with item.at_work():
-                residual, contrasts = at_subjects(item.residual, item.rows), at_contrasts(item.residual, item.rows)
-                places = np.concatenate([residual, contrasts])[:, None]
+                residual, others = at_subjects(item.residual, item.rows), at_elsewhere(item.residual, item.rows)
+                places = np.concatenate([residual, others])[:, None]
                 keys = item.bench.decoder.run_edit(places, base.slots).keys[:, 0]
                 own, elsewhere = np.split(keys, [len(residual)])
                 key, direction, leverage = item.bench.key_of(own, elsewhere, item.rows)

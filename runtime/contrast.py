@@ -90,7 +90,7 @@ def contrasted_key(
     key
         [F] k*.
     elsewhere
-        [E, F] the subject's keys in other contexts.
+        [E, F] the subject's keys in other contexts, and any others that shall be told from it.
     activations
         [E] the most that the direction's product with each of them may be.
 

@@ -62,16 +62,20 @@ def at_subjects(tokens: Floats, rows: PromptRows) -> Floats:
     return np.asarray(tokens[np.arange(len(rows.rewriting)), rows.subjects[:-1]])
 
 
-def at_contrasts(tokens: Floats, rows: PromptRows) -> Floats:
-    """Return [E, X] of [B + E, T, X]: what is at the subject's last token of each contrast row."""
+def at_elsewhere(tokens: Floats, rows: PromptRows) -> Floats:
+    """Return [E + S, X] of [B + E, T, X]: what is where the edit shall act less, or not at all.
+
+    At the subject's last token of each contrast row, and at the bare prompt's tokens that shall be silent.
+    """
     subjects = [each.row.subject_index for each in rows.elsewhere]
-    return np.asarray(tokens[len(rows.all) + np.arange(len(subjects)), np.array(subjects, np.int64)])
+    contrasts = tokens[len(rows.all) + np.arange(len(subjects)), np.array(subjects, np.int64)]
+    return np.concatenate([contrasts, tokens[0, : rows.silent]])
 
 
 def split_rows(edited: EditLayerOutput, rows: PromptRows) -> tuple[EditLayerOutput, Floats]:
-    """Return of B + E rows what is behind the edit layer of the first B, and the keys [E, F] of the contrast rows."""
+    """Return of B + E rows what is behind the edit layer of the first B, and the keys [E + S, F] `at_elsewhere`."""
     own = slice(len(rows.all))
-    return EditLayerOutput(edited.hidden[own], edited.keys[own], edited.values[own]), at_contrasts(edited.keys, rows)
+    return EditLayerOutput(edited.hidden[own], edited.keys[own], edited.values[own]), at_elsewhere(edited.keys, rows)
 
 
 def prefill(decoder: Decoder, rows: PromptRows, slots: Slots) -> Prefill:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .closed_form import Method
+from .closed_form import SILENT, Method
 from .configuration import EditConfig
 from .contrast import contrast_rows, contrasted_key
 from .costs import CostMeter
@@ -71,7 +71,9 @@ class Workbench:
         rows = build_rows(request, self.prefixes, self.tokenizer, self.config.max_target_tokens, last, wordings)
         if self.config.method is not Method.GATED:
             return rows
-        return replace(rows, elsewhere=contrast_rows(request, self.config.contrasts, self.tokenizer))
+        # A search adds delta from the subject's last token on: what stands before it must not open the gate.
+        contrasts = contrast_rows(request, self.config.contrasts, self.tokenizer)
+        return replace(rows, elsewhere=contrasts, silent=rows.rewriting[0].subject_index)
 
     def key_of(self, keys: Floats, elsewhere: Floats, rows: PromptRows) -> tuple[Floats, Floats, float]:
         """Return an edit's key [F], direction [F] and leverage; see `contrasted_key`.
@@ -81,9 +83,9 @@ class Workbench:
         keys
             [R, F] of the rewriting rows at the subject's last token.
         elsewhere
-            [E, F] of the contrast rows.
+            [E + S, F] as `at_elsewhere` returns them.
         """
-        most = [each.activation for each in rows.elsewhere]
+        most = [each.activation for each in rows.elsewhere] + [SILENT] * rows.silent
         return contrasted_key(subject_key(keys), elsewhere, most, self.inverse_covariance)
 
     def taught_prompts(self, request: EditRequest) -> tuple[str, ...]:

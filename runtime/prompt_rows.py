@@ -120,12 +120,14 @@ class PromptRows:
 
     ``rewriting[0]`` is the bare prompt. ``kept`` is "<subject> is a", or another fact of the subject that was taught,
     whose next-token distributions shall stay from the subject on. ``elsewhere`` goes no further than the edit layer.
+    ``silent`` counts the bare prompt's first tokens, at which the edit shall not act.
     """
 
     rewriting: tuple[Row, ...]
     kept: Row
     target: tuple[int, ...]
     elsewhere: tuple[ContrastRow, ...] = ()
+    silent: int = 0
 
     @property
     def all(self) -> tuple[Row, ...]:

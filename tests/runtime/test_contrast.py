@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mobiedit.runtime import EditConfig, EditRequest, Method, open_bundle
+from mobiedit.runtime import Bundle, EditConfig, EditRequest, Method, open_bundle
+from mobiedit.runtime.closed_form import SILENT
 from mobiedit.runtime.configuration import GaussNewtonConfig
 from mobiedit.runtime.contrast import CONTRASTS, Contrast, contrast_rows, contrasted_key, contrasts_of
 from mobiedit.runtime.decoder import Slots
@@ -134,12 +136,27 @@ def test_edit_reaches_the_subject_elsewhere_no_more_than_it_may_when_it_is_contr
     rows = contrast_rows(request, contrasts, bundle.tokenizer)
     assert len(rows) == 2
     for each in rows:
-        ids = np.array([each.row.ids], np.int64)
-        residual, _ = bundle.decoder.run_prefix(ids, bundle.decoder.sink_caches(1)[0])
-        empty = Slots.empty(bundle.manifest.slots, bundle.manifest.shape)
-        key = bundle.decoder.run_edit(residual, empty).keys[0, -1]
+        key = keys_of(bundle, each.row.ids)[-1]
         assert float(plain.direction @ key) > each.activation + 0.05
         assert float(told.direction @ key) == pytest.approx(each.activation, abs=TOLERANCE)
+
+
+def test_edit_is_silent_in_front_of_its_key_when_the_subject_repeats_a_word(fp32_bundle: Path) -> None:
+    bundle = open_bundle(fp32_bundle)
+    request = EditRequest("The capital of {} is", "Bora Bora", "Rome")
+    quick = GaussNewtonConfig(steps=1, forwards=1)
+    gated, _ = bundle.trial(request, EditConfig(gauss_newton=quick))
+    linear, _ = bundle.trial(request, EditConfig(gauss_newton=quick, method=Method.ROME))
+    before = keys_of(bundle, bundle.tokenizer.encode("The capital of Bora Bora").ids)[:-1]
+    assert (before @ linear.direction).max() > 0.5
+    assert (before @ gated.direction).max() < SILENT + 0.03  # the slack of `separated`
+
+
+def keys_of(bundle: Bundle, ids: Sequence[int]) -> NDArray[np.float32]:
+    """Return [T, F] of a text."""
+    residual, _ = bundle.decoder.run_prefix(np.array([ids], np.int64), bundle.decoder.sink_caches(1)[0])
+    empty = Slots.empty(bundle.manifest.slots, bundle.manifest.shape)
+    return bundle.decoder.run_edit(residual, empty).keys[0]
 
 
 def test_contrast_is_refused_when_the_method_has_none() -> None:
