@@ -9,8 +9,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,8 +66,8 @@ def open_session(path: Path, options: ort.SessionOptions, soc: Soc, chosen: QnnO
     settings = {"backend_path": backend, "soc_model": str(soc.model), **asdict(chosen)}
     try:
         options.add_provider_for_devices(devices, settings)
-        with _notices_on_stderr():
-            return ort.InferenceSession(str(path), options)
+        _keep_notices_off_standard_output()
+        return ort.InferenceSession(str(path), options)
     except Exception as error:  # ONNX Runtime raises several unrelated types
         raise ExecutionError(
             f"{path.name} does not run as a whole on the NPU of {soc.name} ({first_line(error)}): use --ep cpu"
@@ -113,17 +111,19 @@ def _registered() -> list[Any]:
     return [device for device in ort.get_ep_devices() if device.ep_name == PROVIDER]
 
 
-@contextmanager
-def _notices_on_stderr() -> Iterator[None]:
-    """Send to standard error what the simulator writes to standard output when it starts: that is for JSON alone."""
-    if not simulated_here():
-        yield
+def _keep_notices_off_standard_output() -> None:
+    """Send to standard error what the simulator writes to standard output, from now on: that is for JSON alone.
+
+    Its threads write late, after the session is there. Only Python's own output goes on to where standard output went.
+    """
+    try:
+        is_process_output = sys.stdout.fileno() == 1
+    except (AttributeError, OSError):  # none, or one in memory
+        return
+    if not is_process_output or not simulated_here():
         return
     sys.stdout.flush()
-    kept = os.dup(1)
+    kept = sys.stdout
+    lines = 1 if kept.isatty() else -1  # as Python itself opens it
+    sys.stdout = os.fdopen(os.dup(1), "w", lines, encoding=kept.encoding, errors=kept.errors)
     os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)

@@ -169,6 +169,23 @@ def test_ask_prints_nothing_but_json_when_the_simulator_starts(path: Path) -> No
 
 
 @simulator
+def test_late_notices_of_the_simulator_stay_off_standard_output() -> None:
+    program = """
+import os
+from mobiedit.runtime.qnn import _keep_notices_off_standard_output as keep
+print("before")
+keep()
+os.write(1, b"a thread's notice")
+print("after")
+keep()
+os.write(1, b", another")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split() == ["before", "after"]
+    assert done.stderr == "a thread's notice, another"
+
+
+@simulator
 def test_graph_is_refused_in_one_line_when_the_npu_does_not_take_a_node(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
