@@ -68,7 +68,7 @@ class EditRecord(Record):
     report
         What the search and the checks found, before and after.
     key
-        [F] k*; with contrast, the mixture of keys that stands for it (`contrasted_key`).
+        [F] k*; where it was told from others, the mixture of keys that stands for it (`contrasted_key`).
     value
         [D] v*: the value at the subject before this edit, and delta.
     delta
