@@ -123,7 +123,7 @@ def _keep_notices_off_standard_output() -> None:
     if not is_process_output or not simulated_here():
         return
     sys.stdout.flush()
-    kept = sys.stdout
-    lines = 1 if kept.isatty() else -1  # as Python itself opens it
-    sys.stdout = os.fdopen(os.dup(1), "w", lines, encoding=kept.encoding, errors=kept.errors)
+    former = sys.stdout
+    lines = 1 if former.isatty() else -1  # as Python itself opens it
+    sys.stdout = os.fdopen(os.dup(1), "w", lines, encoding=former.encoding, errors=former.errors)
     os.dup2(2, 1)

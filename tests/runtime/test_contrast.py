@@ -16,6 +16,7 @@ from mobiedit.runtime.closed_form import SILENT
 from mobiedit.runtime.configuration import GaussNewtonConfig
 from mobiedit.runtime.contrast import CONTRASTS, Contrast, contrast_rows, contrasted_key, contrasts_of
 from mobiedit.runtime.decoder import Slots
+from mobiedit.runtime.edit_problem import through_edit_layer
 from mobiedit.runtime.errors import NumericsError, RequestError
 from mobiedit.runtime.rank_one import solve_key
 from mobiedit.runtime.tokenizer import Tokenizer
@@ -154,9 +155,8 @@ def test_edit_is_silent_in_front_of_its_key_when_the_subject_repeats_a_word(fp32
 
 def keys_of(bundle: Bundle, ids: Sequence[int]) -> NDArray[np.float32]:
     """Return [T, F] of a text."""
-    residual, _ = bundle.decoder.run_prefix(np.array([ids], np.int64), bundle.decoder.sink_caches(1)[0])
     empty = Slots.empty(bundle.manifest.slots, bundle.manifest.shape)
-    return bundle.decoder.run_edit(residual, empty).keys[0]
+    return through_edit_layer(bundle.decoder, np.array([ids], np.int64), empty).keys[0]
 
 
 def test_contrast_is_refused_when_the_method_has_none() -> None:
