@@ -41,7 +41,8 @@ class _Item:
     checker: EditChecker = field(init=False)
     residual: Floats = field(init=False)
     new: NewEdit = field(init=False)
-    edited: EditLayerOutput = field(init=False)  # its keys as coordinates along the batch's directions
+    plain: NewEdit = field(init=False)  # the same as its search sees it, see `aim`
+    edited: EditLayerOutput = field(init=False)  # its keys as coordinates along the batch's directions, then plain's
     unedited: tuple[Floats, ...] = field(init=False)
     before: CheckReading = field(init=False)
     found: SearchResult = field(init=False)
@@ -59,21 +60,9 @@ class _Item:
 
     def solved(self, replaces: str | None, compaction_error: float) -> SolvedEdit:
         """Return the edit as it came out."""
-        return SolvedEdit(
-            self.new.key,
-            self.value + self.found.delta,
-            self.new.direction,
-            self.new.leverage,
-            self.found,
-            self.check,
-            replace(self.meter.cost(), wall_s=round(self.seconds, 3)),
-            Method(self.new.method),
-            self.new.batch,
-            compaction_error,
-            replaces,
-            self.left_out,
-            self.new.gate,
-        )
+        cost = replace(self.meter.cost(), wall_s=round(self.seconds, 3))
+        edit = SolvedEdit.of(self.new, self.value, self.found, self.check, cost, compaction_error)
+        return replace(edit, replaces=replaces, left_out=self.left_out)
 
 
 class BatchEditor:
@@ -135,13 +124,18 @@ class BatchEditor:
                 item.checker = EditChecker(decoder, shared.tokenizer, item.request, item.rows.target, stay)
         items = self._in_order(items, base, batch)
         directions = base.extended([item.new for item in items]).directions[-len(items) :]
+        plain = directions
+        if any(item.rows.elsewhere for item in items):
+            plain = base.extended([item.plain for item in items]).directions[-len(items) :]
         for place, item in enumerate(items):
             with item.at_work():
                 item.unedited = item.checker.edit_layer(base.slots)
                 edited, _ = split_rows(item.bench.decoder.run_edit(item.residual, base.slots), item.rows)
-                item.edited = EditLayerOutput(edited.hidden, edited.keys @ directions.T, edited.values)
-                own = at_subjects(item.edited.keys, item.rows)[:, place]
-                item.new = item.new.opened(own, base.config.gates)
+                along = np.vstack([directions, plain[place]])
+                item.edited = EditLayerOutput(edited.hidden, edited.keys @ along.T, edited.values)
+                own = at_subjects(item.edited.keys, item.rows)
+                item.new = item.new.opened(own[:, place], base.config.gates)
+                item.plain = item.plain.opened(own[:, -1], base.config.gates)
         unedited = canaries.edit_layer(base.slots)
         before = canaries.read(unedited)
         self._search(items, base, report)
@@ -180,15 +174,20 @@ class BatchEditor:
                 places = np.concatenate([residual, others])[:, None]
                 keys = item.bench.decoder.run_edit(places, base.slots).keys[:, 0]
                 own, elsewhere = np.split(keys, [len(residual)])
-                key, direction, leverage = item.bench.key_of(own, elsewhere, item.rows)
-                item.new = NewEdit(key, direction, leverage, nothing, self._method, batch)
+                told = item.bench.key_of(own, elsewhere, item.rows)
+                plain = told
+                if item.rows.elsewhere:
+                    plain = item.bench.key_of(own, elsewhere, item.rows, contrasted=False)
+                item.new = NewEdit(*told, nothing, self._method, batch)
+                item.plain = NewEdit(*plain, nothing, self._method, batch)
         if self._method is Method.ROME:
             return list(items)
         gram = base.extended([item.new for item in items]).gram[-len(items) :, -len(items) :]
         levels = levels_of_same_keys(gram, base.config.same_key)
         for item, level in zip(items, levels, strict=True):
             if level:
-                item.new = replace(item.new, batch=f"{batch}-{level + 1}")
+                part = f"{batch}-{level + 1}"
+                item.new, item.plain = replace(item.new, batch=part), replace(item.plain, batch=part)
         return [items[place] for place in sorted(range(len(items)), key=levels.__getitem__)]
 
     def _search(self, items: Sequence[_Item], base: EditSet, report: Callable[[BatchProgress], None]) -> None:
@@ -210,9 +209,9 @@ class BatchEditor:
                 slots = base.slots
                 if count and item.bench.config.prefix_cache is PrefixCache.OFF:  # which runs it at every step
                     slots = base.extended([other.new for other in items[:count]]).slots
-                along = np.eye(len(items), dtype=np.float32)[place]
+                along = np.eye(len(items) + 1, dtype=np.float32)[-1]
                 item.found, item.value = search_delta(
-                    item.bench, item.rows, edited, along, base.gate_of(item.new), slots, item.meter, show
+                    item.bench, item.rows, edited, along, base.gate_of(item.plain), slots, item.meter, show
                 )
                 deltas[place] = item.found.delta
                 item.new = replace(item.new, delta=item.found.delta)

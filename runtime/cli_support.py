@@ -28,8 +28,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 contrast_option = click.option(
     "--contrast/--no-contrast",
-    default=False,
-    help="Act less on the subject where it stands without the words that the prompt has before it; for gated edits.",
+    default=None,
+    show_default="on for gated edits",
+    help="Act less on the subject where it stands without the words that the prompt has before it.",
 )
 
 

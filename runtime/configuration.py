@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from .closed_form import Method
-from .contrast import Contrast
+from .contrast import CONTRASTS, Contrast
 from .errors import RequestError
 from .qnn_options import QnnOptions
 from .soc import Soc, find_soc
@@ -198,7 +198,7 @@ class EditConfig:
 
     optimizer: Optimizer = Optimizer.GN
     method: Method = Method.GATED
-    contrasts: tuple[Contrast, ...] = ()
+    contrasts: tuple[Contrast, ...] = CONTRASTS
     loss: LossConfig = field(default_factory=LossConfig)
     gauss_newton: GaussNewtonConfig = field(default_factory=GaussNewtonConfig)
     zeroth_order: ZerothOrderConfig = field(default_factory=ZerothOrderConfig)

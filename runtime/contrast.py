@@ -50,15 +50,15 @@ class Contrast:
             )
 
 
-CONTRASTS = (Contrast("{}", 0.6), Contrast("The name of {}", 0.5))
-"""What is left is in the lower half of a gate: a subject that opens a text may yet be followed by the relation."""
+CONTRASTS = (Contrast("{}", 0.55),)
+"""What is left is half of a gate: a subject that opens a text may yet be followed by the relation."""
 
 
-def contrasts_of(method: Method, *, wanted: bool) -> tuple[Contrast, ...]:
-    """Return what a command's edits are told from; RequestError where the method has no such thing."""
+def contrasts_of(method: Method, *, wanted: bool | None) -> tuple[Contrast, ...]:
+    """Return what a command's edits are told from, None being the method's default; RequestError where it has none."""
     if wanted and method is not Method.GATED:
         raise RequestError(f"--contrast is for gated edits, not for {method}: leave out one of the two")
-    return CONTRASTS if wanted else ()
+    return () if wanted is False or method is not Method.GATED else CONTRASTS
 
 
 def contrast_rows(request: EditRequest, contrasts: Sequence[Contrast], tokenizer: Tokenizer) -> tuple[ContrastRow, ...]:

@@ -12,6 +12,7 @@ from .closed_form import Method
 from .configuration import Optimizer
 from .costs import Cost
 from .edit_check import EditCheck
+from .edit_set import NewEdit
 from .search import SearchResult
 
 Floats = NDArray[np.float32]
@@ -56,6 +57,25 @@ class SolvedEdit:
     replaces: str | None = None
     left_out: tuple[str, ...] = ()
     gate: float | None = None
+
+    @staticmethod
+    def of(
+        new: NewEdit, value: Floats, found: SearchResult, check: EditCheck, cost: Cost, compaction_error: float
+    ) -> SolvedEdit:
+        """Return what a search on top of ``value`` [D] found for an edit, which then was checked."""
+        return SolvedEdit(
+            new.key,
+            value + found.delta,
+            new.direction,
+            new.leverage,
+            found,
+            check,
+            cost,
+            Method(new.method),
+            new.batch,
+            compaction_error,
+            gate=new.gate,
+        )
 
     @property
     def failures(self) -> tuple[str, ...]:

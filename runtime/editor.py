@@ -75,7 +75,9 @@ class Workbench:
         contrasts = contrast_rows(request, self.config.contrasts, self.tokenizer)
         return replace(rows, elsewhere=contrasts, silent=rows.rewriting[0].subject_index)
 
-    def key_of(self, keys: Floats, elsewhere: Floats, rows: PromptRows) -> tuple[Floats, Floats, float]:
+    def key_of(
+        self, keys: Floats, elsewhere: Floats, rows: PromptRows, *, contrasted: bool = True
+    ) -> tuple[Floats, Floats, float]:
         """Return an edit's key [F], direction [F] and leverage; see `contrasted_key`.
 
         Parameters
@@ -84,9 +86,12 @@ class Workbench:
             [R, F] of the rewriting rows at the subject's last token.
         elsewhere
             [E + S, F] as `at_elsewhere` returns them.
+        contrasted
+            Whether it is told from the subject's other contexts, or silent in front of its key alone.
         """
         most = [each.activation for each in rows.elsewhere] + [SILENT] * rows.silent
-        return contrasted_key(subject_key(keys), elsewhere, most, self.inverse_covariance)
+        counted = slice(0 if contrasted else len(rows.elsewhere), None)
+        return contrasted_key(subject_key(keys), elsewhere[counted], most[counted], self.inverse_covariance)
 
     def taught_prompts(self, request: EditRequest) -> tuple[str, ...]:
         """Return the prompts of other facts in force of a request's subject, whose answers must stay."""
@@ -130,17 +135,34 @@ def solve_edit(
     edited, elsewhere = split_rows(whole, rows)
     before = checker.read(unedited)
     keys = at_subjects(edited.keys, rows)
-    key, lone, leverage = bench.key_of(keys, elsewhere, rows)
-    new, direction = fit_in(base, key, lone, leverage, bench.config.method, keys)
-    found, value = search_delta(bench, rows, edited, direction, base.gate_of(new), slots, meter, report)
-    after = base.extended([replace(new, delta=found.delta)])
+    new, direction, gate = aim(bench, base, keys, elsewhere, rows)
+    found, value = search_delta(bench, rows, edited, direction, gate, slots, meter, report)
+    new = replace(new, delta=found.delta)
+    after = base.extended([new])
     after.require_room()
     check = checker.compare(before, checker.read(checker.edit_layer(after.slots)))
-    cost, error, method = meter.cost(), after.compaction_error, bench.config.method
-    solved = SolvedEdit(
-        key, value + found.delta, lone, leverage, found, check, cost, method, compaction_error=error, gate=new.gate
-    )
-    return solved, after
+    return SolvedEdit.of(new, value, found, check, meter.cost(), after.compaction_error), after
+
+
+def aim(
+    bench: Workbench, base: EditSet, keys: Floats, elsewhere: Floats, rows: PromptRows
+) -> tuple[NewEdit, Floats, Gate | None]:
+    """Return an edit without its delta on top of others, and the direction [F] and gate that delta is searched with.
+
+    A delta is searched as if its edit were told from no other context of the subject. Else its kept row, which is one
+    of them, would feel less of it, and a delta be found that spoils more wherever the edit does act.
+
+    Parameters
+    ----------
+    keys, elsewhere
+        As `Workbench.key_of` takes them.
+    """
+    method = bench.config.method
+    new, direction = fit_in(base, *bench.key_of(keys, elsewhere, rows), method, keys)
+    if not rows.elsewhere:
+        return new, direction, base.gate_of(new)
+    plain, direction = fit_in(base, *bench.key_of(keys, elsewhere, rows, contrasted=False), method, keys)
+    return new, direction, base.gate_of(plain)
 
 
 def fit_in(

@@ -30,6 +30,7 @@ _FALL = 1e-3  # of the loss: less does not pay for an epoch
 _REFINEMENT_FALL = 0.02  # less does not pay for another step of the lens
 _LIKELY = 0.95  # a token of this probability asks for no directions of its own
 _COMPETITORS = 2
+_LENGTHENED = 1.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +116,8 @@ class _Search:
             best = self._best([before, found])
             if best is before:
                 self._look(before)
+            elif self._done(best):
+                best = self._lengthened(best)
         return SearchResult(best.delta, self._steps, self._done(best), tuple(self._looks))
 
     def _refine(self, best: _Point) -> _Point:
@@ -132,6 +135,14 @@ class _Search:
             best = tried
             self._look(best)
         return best
+
+    def _lengthened(self, point: _Point) -> _Point:
+        """Return a point a little farther where that is better: other wordings feel less of delta than its rows do."""
+        (tried,) = self._evaluate(np.float32(_LENGTHENED) * point.delta[None])
+        if not self._done(tried) or tried.probability < point.probability:
+            return point
+        self._look(tried)
+        return tried
 
     @property
     def _limit(self) -> float:

@@ -71,7 +71,7 @@ def bench(
     skip: int,
     optimizer: str,
     method: str,
-    contrast: bool,
+    contrast: bool | None,
     seed: int,
     out: Path,
     resume: bool,

@@ -13,7 +13,7 @@ from mobiedit.runtime.bundle_layout import KEY_STATISTICS
 from mobiedit.runtime.costs import CostMeter
 from mobiedit.runtime.edit_problem import at_subjects, split_rows, through_edit_layer
 from mobiedit.runtime.edit_set import EditSet, NewEdit
-from mobiedit.runtime.editor import Workbench, fit_in, search_delta
+from mobiedit.runtime.editor import Workbench, aim, fit_in, search_delta
 from mobiedit.runtime.key_statistics import KeyStatistics
 
 
@@ -66,11 +66,11 @@ class Variant:
         whole = through_edit_layer(bench.decoder, rows.ids_with_elsewhere(), base.slots)
         edited, elsewhere = split_rows(whole, rows)
         keys = at_subjects(edited.keys, rows)
-        key, own, leverage = bench.key_of(keys, elsewhere, rows)
+        new, direction, gate = aim(bench, base, keys, elsewhere, rows)
         if self.bare_denominator:
-            own = np.asarray(own / (own @ keys[0]), np.float32)
-        new, direction = fit_in(base, key, own, leverage, self.method, keys)
-        found, value = search_delta(bench, rows, edited, direction, base.gate_of(new), base.slots, meter, _ignore)
+            own = np.asarray(new.direction / (new.direction @ keys[0]), np.float32)
+            new, direction = fit_in(base, new.key, own, new.leverage, self.method, keys)
+        found, value = search_delta(bench, rows, edited, direction, gate, base.slots, meter, _ignore)
         return replace(new, delta=_anchored(value, found.delta) if self.anchored else found.delta), meter.forwards
 
 
