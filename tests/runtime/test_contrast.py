@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,10 @@ Doubles = NDArray[np.float64]
 
 # Float32 inverses of matrices with condition numbers below 100, and Gram matrices with at most 12 times that.
 TOLERANCE = 1e-3
+
+# Random weights tell contexts apart more than trained ones do: without contrast the activations are .14 and .44.
+CONTEXTS = (Contrast("{}", 0.05), Contrast("The name of {}", 0.2))
+QUICK = GaussNewtonConfig(steps=1, forwards=1)
 
 
 def covariance(rng: np.random.Generator, width: int) -> Doubles:
@@ -113,7 +118,7 @@ def test_contexts_are_those_that_no_wording_begins_with_when_prompts_are_of_many
     prompt: str, paraphrases: tuple[str, ...], texts: list[str], byte_tokenizer: Tokenizer
 ) -> None:
     request = EditRequest(prompt, "Zoë", "French", paraphrases)
-    rows = contrast_rows(request, CONTRASTS, byte_tokenizer)
+    rows = contrast_rows(request, CONTEXTS, byte_tokenizer)
     assert [byte_tokenizer.decode(each.row.ids).strip() for each in rows] == texts
     assert all(each.row.subject_index == len(each.row.ids) - 1 and not each.row.readouts for each in rows)
 
@@ -129,12 +134,11 @@ def test_contrast_is_refused_when_nothing_can_be_told_from_it(template: str, act
 def test_edit_reaches_the_subject_elsewhere_no_more_than_it_may_when_it_is_contrasted(fp32_bundle: Path) -> None:
     bundle = open_bundle(fp32_bundle)
     request = EditRequest("The capital of {} is", "France", "Rome")
-    quick = GaussNewtonConfig(steps=1, forwards=1)
-    # Random weights tell contexts apart more than trained ones do: without contrast the activations are .14 and .44.
-    contrasts = (Contrast("{}", 0.05), Contrast("The name of {}", 0.2))
-    told, _ = bundle.trial(request, EditConfig(gauss_newton=quick, contrasts=contrasts))
-    plain, _ = bundle.trial(request, EditConfig(gauss_newton=quick))
-    rows = contrast_rows(request, contrasts, bundle.tokenizer)
+    told, _ = bundle.trial(request, EditConfig(gauss_newton=QUICK, contrasts=CONTEXTS))
+    plain, _ = bundle.trial(request, EditConfig(gauss_newton=QUICK, contrasts=()))
+    # The search is the same; only where its delta acts is not.
+    assert np.array_equal(told.search.delta, plain.search.delta)
+    rows = contrast_rows(request, CONTEXTS, bundle.tokenizer)
     assert len(rows) == 2
     for each in rows:
         key = keys_of(bundle, each.row.ids)[-1]
@@ -145,9 +149,8 @@ def test_edit_reaches_the_subject_elsewhere_no_more_than_it_may_when_it_is_contr
 def test_edit_is_silent_in_front_of_its_key_when_the_subject_repeats_a_word(fp32_bundle: Path) -> None:
     bundle = open_bundle(fp32_bundle)
     request = EditRequest("The capital of {} is", "Bora Bora", "Rome")
-    quick = GaussNewtonConfig(steps=1, forwards=1)
-    gated, _ = bundle.trial(request, EditConfig(gauss_newton=quick))
-    linear, _ = bundle.trial(request, EditConfig(gauss_newton=quick, method=Method.ROME))
+    gated, _ = bundle.trial(request, EditConfig(gauss_newton=QUICK))
+    linear, _ = bundle.trial(request, EditConfig(gauss_newton=QUICK, method=Method.ROME))
     before = keys_of(bundle, bundle.tokenizer.encode("The capital of Bora Bora").ids)[:-1]
     assert (before @ linear.direction).max() > 0.5
     assert (before @ gated.direction).max() < SILENT + 0.03  # the slack of `separated`
@@ -161,9 +164,25 @@ def keys_of(bundle: Bundle, ids: Sequence[int]) -> NDArray[np.float32]:
 
 def test_contrast_is_refused_when_the_method_has_none() -> None:
     assert contrasts_of(Method.GATED, wanted=True) == CONTRASTS
-    assert contrasts_of(Method.ROME, wanted=False) == ()
+    assert contrasts_of(Method.GATED, wanted=None) == EditConfig().contrasts == CONTRASTS
+    assert contrasts_of(Method.GATED, wanted=False) == ()
+    assert contrasts_of(Method.ROME, wanted=False) == contrasts_of(Method.ROME, wanted=None) == ()
     with pytest.raises(RequestError, match="for gated edits"):
         contrasts_of(Method.ROME, wanted=True)
+
+
+def test_batch_writes_what_an_edit_would_be_alone_when_it_is_contrasted(bundle: Bundle) -> None:
+    config = EditConfig(gauss_newton=QUICK, contrasts=CONTEXTS, force=True)
+    request = EditRequest("The capital of {} is", "France", "Rome")
+    alone, _ = bundle.trial(request, config)
+    plain, _ = bundle.trial(request, replace(config, contrasts=()))
+    assert np.abs(alone.direction - plain.direction).max() > 0.1 * np.abs(plain.direction).max()
+    bundle.edit_batch([request], config)
+    (edit,) = bundle.edits()
+    # Keys are computed at the subjects' tokens alone there, which rounds otherwise.
+    np.testing.assert_allclose(edit.direction, alone.direction, atol=TOLERANCE * np.abs(alone.direction).max())
+    np.testing.assert_allclose(edit.delta, alone.search.delta, atol=0.05 * np.abs(alone.search.delta).max())
+    assert edit.gate == pytest.approx(alone.gate, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("place", [0, 1])
