@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from .configuration import GaussNewtonConfig
 from .jacobian import Jacobian, orthonormal
+from .lack import Lack
 from .lens import Lens
 from .linearised_loss import LinearisedLoss
 from .search import Look, Progress, SearchResult, SearchTask, within
@@ -29,7 +30,6 @@ _WORSE = 0.3  # nats that the lens's start may be worse than no delta
 _FALL = 1e-3  # of the loss: less does not pay for an epoch
 _REFINEMENT_FALL = 0.02  # less does not pay for another step of the lens
 _LIKELY = 0.95  # a token of this probability asks for no directions of its own
-_COMPETITORS = 2
 _LENGTHENED = 1.1
 
 
@@ -47,28 +47,6 @@ class _Point:
     objective: float
     probability: float
     safe: bool
-
-
-@dataclass(frozen=True)
-class _Lack:
-    """What the read-outs of a point lack, mean over the rows: by position in the target.
-
-    Attributes
-    ----------
-    errors
-        [t, D] gradient of each target token's log-probability in the hidden state.
-    shares
-        [G, t, D] the part of each group of rows in them.
-    probabilities
-        [t] of the target's tokens.
-    competitors
-        For each position the most probable other tokens.
-    """
-
-    errors: Floats
-    shares: Floats
-    probabilities: Floats
-    competitors: tuple[NDArray[np.int64], ...]
 
 
 def gauss_newton(task: SearchTask, config: GaussNewtonConfig, lens: Lens) -> SearchResult:
@@ -176,7 +154,7 @@ class _Search:
         self._jacobian.correct(best.delta - point.delta, readouts, best.kept - point.kept)
         return best
 
-    def _measure(self, point: _Point, lack: _Lack) -> None:
+    def _measure(self, point: _Point, lack: Lack) -> None:
         """Spend forwards on differences: to renew the columns along the known gradient, and for new directions."""
         jacobian, config = self._jacobian, self._config
         known = jacobian.pulled_back(lack.shares)
@@ -208,7 +186,7 @@ class _Search:
         means += means[-1:] * (len(self._jacobian.readouts) - len(means))
         return np.stack(means, axis=1)
 
-    def _promising(self, lack: _Lack, delta: Floats) -> Iterator[Floats]:
+    def _promising(self, lack: Lack, delta: Floats) -> Iterator[Floats]:
         """Yield the lens's directions: for all errors together, for each, for the target against its competitors."""
         images = self._lens.images(lack.errors)
         yield images.sum(axis=0)
@@ -245,25 +223,9 @@ class _Search:
         flat = readouts.reshape(-1, readouts.shape[-1])
         return top_logits(self._task.decoder.run_head, flat, self._config.top_tokens, self._target)
 
-    def _lack(self, top: TopLogits) -> _Lack:
-        tokens, groups = len(self._target), range(len(self._jacobian.readouts))
-        by_row = top.probabilities().reshape(-1, tokens, len(top.ids))
-        rest = 1 - by_row.sum(axis=-1, keepdims=True)
-        unembedding = self._task.decoder.unembedding
-        expected = by_row @ unembedding(top.ids) + rest * self._lens.centre.astype(np.float32)
-        errors = (unembedding(self._target) - expected) / len(by_row)
-        shares = np.stack([errors[self._groups == group].sum(axis=0) for group in groups])
-        probabilities, wanted = by_row.mean(axis=0), top.index(self._target)
-        competitors = []
-        for position, index in enumerate(wanted):
-            order = np.argsort(-probabilities[position])[: _COMPETITORS + 1]
-            competitors.append(top.ids[order[order != index][:_COMPETITORS]])
-        return _Lack(
-            np.asarray(shares.sum(axis=0), np.float32),
-            np.asarray(shares, np.float32),
-            probabilities[np.arange(tokens), wanted],
-            tuple(competitors),
-        )
+    def _lack(self, top: TopLogits) -> Lack:
+        unembedding, centre = self._task.decoder.unembedding, self._lens.centre.astype(np.float32)
+        return Lack.of(top, self._target, self._groups, len(self._jacobian.readouts), unembedding, centre)
 
     def _evaluate(self, deltas: Floats) -> list[_Point]:
         self._forwards += len(deltas)

@@ -24,6 +24,21 @@ def test_target_is_reached_when_there_is_one_row(bare: Case, lens: Lens) -> None
     assert found.looks[-1].target_probability == pytest.approx(float(terms.target_probability[0]), abs=1e-5)
 
 
+@pytest.mark.parametrize("better", [True, False])
+def test_delta_ends_a_tenth_longer_when_that_is_more_probable(
+    bare: Case, lens: Lens, better: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not better:
+        monkeypatch.setattr("mobiedit.runtime.gauss_newton._LENGTHENED", 1e4)  # which no answer survives
+    found = gauss_newton(bare.task, REACHABLE, lens)
+    tried, factor = bare.asked[-1], 1.1 if better else 1e4
+    probability, shorter = (float(bare.loss(delta).target_probability[0]) for delta in (tried, tried / factor))
+    assert found.stopped_early
+    assert (probability > shorter) is better
+    np.testing.assert_allclose(found.delta, tried if better else tried / factor, rtol=1e-5)
+    assert found.looks[-1].target_probability == pytest.approx(max(probability, shorter), abs=1e-5)
+
+
 def test_loss_falls_and_never_rises_when_searched(case: Case, lens: Lens) -> None:
     found = gauss_newton(case.task, replace(SMALL, steps=30, norm_penalty=0.0), lens)
     losses = losses_of(found)

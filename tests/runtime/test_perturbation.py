@@ -11,7 +11,9 @@ from mobiedit.runtime.configuration import EditConfig, GaussNewtonConfig
 from mobiedit.runtime.perturbation import LEAST, for_precision
 
 
-@pytest.mark.parametrize(("precision", "mu", "wanted"), [("w8", 0.05, 0.3), ("w8", 0.5, 0.5), ("w8a16", 0.05, 0.05)])
+@pytest.mark.parametrize(
+    ("precision", "mu", "wanted"), [("w8", 0.05, 0.3), ("w8", 0.5, 0.5), ("w8a16", 0.05, 0.1), ("fp32", 0.05, 0.05)]
+)
 def test_length_is_what_the_rounding_allows_when_shorter(precision: str, mu: float, wanted: float) -> None:
     config = GaussNewtonConfig(mu=mu, columns=7)
     assert for_precision(config, precision) == GaussNewtonConfig(mu=wanted, columns=7)
