@@ -117,7 +117,7 @@ class _Search:
     def _lengthened(self, point: _Point) -> _Point:
         """Return a point a little farther where that is better: other wordings feel less of delta than its rows do."""
         (tried,) = self._evaluate(np.float32(_LENGTHENED) * point.delta[None])
-        if not self._done(tried) or tried.probability < point.probability:
+        if not self._done(tried) or tried.probability <= point.probability:
             return point
         self._look(tried)
         return tried

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from mobiedit.runtime.gauss_newton import Floats, _Lack, _Point, _Search
+from mobiedit.runtime.gauss_newton import Floats, _Point, _Search
+from mobiedit.runtime.lack import Lack
 from mobiedit.runtime.lens import Lens
 from mobiedit.runtime.search import SearchTask
 from tests.runtime.gauss_newton_case import SMALL, Case
@@ -26,7 +27,7 @@ class Opened:
     search: _Search
     point: _Point
 
-    def lack(self, point: _Point) -> _Lack:
+    def lack(self, point: _Point) -> Lack:
         return self.search._lack(self.search._top(point.readouts))
 
     def measured(self, directions: Floats) -> Floats:
