@@ -41,7 +41,7 @@ class _Item:
     checker: EditChecker = field(init=False)
     residual: Floats = field(init=False)
     new: NewEdit = field(init=False)
-    plain: NewEdit = field(init=False)  # the same as its search sees it, see `aim`
+    plain: NewEdit = field(init=False)  # the same as its search sees it, see `Workbench.keys_of`
     edited: EditLayerOutput = field(init=False)  # its keys as coordinates along the batch's directions, then plain's
     unedited: tuple[Floats, ...] = field(init=False)
     before: CheckReading = field(init=False)
@@ -174,11 +174,8 @@ class BatchEditor:
                 places = np.concatenate([residual, others])[:, None]
                 keys = item.bench.decoder.run_edit(places, base.slots).keys[:, 0]
                 own, elsewhere = np.split(keys, [len(residual)])
-                told = item.bench.key_of(own, elsewhere, item.rows)
-                plain = told
-                if item.rows.elsewhere:
-                    plain = item.bench.key_of(own, elsewhere, item.rows, contrasted=False)
-                item.new = NewEdit(*told, nothing, self._method, batch)
+                written, plain = item.bench.keys_of(own, elsewhere, item.rows)
+                item.new = NewEdit(*written, nothing, self._method, batch)
                 item.plain = NewEdit(*plain, nothing, self._method, batch)
         if self._method is Method.ROME:
             return list(items)

@@ -75,10 +75,14 @@ class Workbench:
         contrasts = contrast_rows(request, self.config.contrasts, self.tokenizer)
         return replace(rows, elsewhere=contrasts, silent=rows.rewriting[0].subject_index)
 
-    def key_of(
-        self, keys: Floats, elsewhere: Floats, rows: PromptRows, *, contrasted: bool = True
-    ) -> tuple[Floats, Floats, float]:
-        """Return an edit's key [F], direction [F] and leverage; see `contrasted_key`.
+    def keys_of(
+        self, keys: Floats, elsewhere: Floats, rows: PromptRows
+    ) -> tuple[tuple[Floats, Floats, float], tuple[Floats, Floats, float]]:
+        """Return key [F], direction [F] and leverage of an edit as it is written, and as it is searched for.
+
+        A delta is searched as if its edit were told from no other context of the subject, but silent in front of its
+        key. Else its kept row, which is one of them, would feel less of it, and a delta be found that spoils more
+        wherever the edit does act. Without such contexts both are the same object. See `contrasted_key`.
 
         Parameters
         ----------
@@ -86,12 +90,13 @@ class Workbench:
             [R, F] of the rewriting rows at the subject's last token.
         elsewhere
             [E + S, F] as `at_elsewhere` returns them.
-        contrasted
-            Whether it is told from the subject's other contexts, or silent in front of its key alone.
         """
-        most = [each.activation for each in rows.elsewhere] + [SILENT] * rows.silent
-        counted = slice(0 if contrasted else len(rows.elsewhere), None)
-        return contrasted_key(subject_key(keys), elsewhere[counted], most[counted], self.inverse_covariance)
+        key, contexts = subject_key(keys), [each.activation for each in rows.elsewhere]
+        silent = [SILENT] * rows.silent
+        written = contrasted_key(key, elsewhere, contexts + silent, self.inverse_covariance)
+        if not contexts:
+            return written, written
+        return written, contrasted_key(key, elsewhere[len(contexts) :], silent, self.inverse_covariance)
 
     def taught_prompts(self, request: EditRequest) -> tuple[str, ...]:
         """Return the prompts of other facts in force of a request's subject, whose answers must stay."""
@@ -149,20 +154,18 @@ def aim(
 ) -> tuple[NewEdit, Floats, Gate | None]:
     """Return an edit without its delta on top of others, and the direction [F] and gate that delta is searched with.
 
-    A delta is searched as if its edit were told from no other context of the subject. Else its kept row, which is one
-    of them, would feel less of it, and a delta be found that spoils more wherever the edit does act.
-
     Parameters
     ----------
     keys, elsewhere
-        As `Workbench.key_of` takes them.
+        As `Workbench.keys_of` takes them.
     """
     method = bench.config.method
-    new, direction = fit_in(base, *bench.key_of(keys, elsewhere, rows), method, keys)
-    if not rows.elsewhere:
+    written, plain = bench.keys_of(keys, elsewhere, rows)
+    new, direction = fit_in(base, *written, method, keys)
+    if plain is written:
         return new, direction, base.gate_of(new)
-    plain, direction = fit_in(base, *bench.key_of(keys, elsewhere, rows, contrasted=False), method, keys)
-    return new, direction, base.gate_of(plain)
+    searched, direction = fit_in(base, *plain, method, keys)
+    return new, direction, base.gate_of(searched)
 
 
 def fit_in(

@@ -225,7 +225,7 @@ class _Search:
 
     def _lack(self, top: TopLogits) -> Lack:
         unembedding, centre = self._task.decoder.unembedding, self._lens.centre.astype(np.float32)
-        return Lack.of(top, self._target, self._groups, len(self._jacobian.readouts), unembedding, centre)
+        return Lack.of(top, self._target, self._groups, unembedding, centre)
 
     def _evaluate(self, deltas: Floats) -> list[_Point]:
         self._forwards += len(deltas)

@@ -41,7 +41,6 @@ class Lack:
         top: TopLogits,
         target: Integers,
         groups: Integers,
-        count: int,
         unembedding: Callable[[Integers], Floats],
         centre: Floats,
     ) -> Lack:
@@ -53,8 +52,8 @@ class Lack:
             Of all read-outs, those of a row together; the target's tokens among them.
         target
             [t] its tokens.
-        groups, count
-            [R] the group of each row, and how many groups there are.
+        groups
+            [R] the group of each row, counted from 0.
         unembedding
             Tokens [M] to rows [M, D].
         centre
@@ -64,7 +63,7 @@ class Lack:
         rest = 1 - by_row.sum(axis=-1, keepdims=True)
         expected = by_row @ unembedding(top.ids) + rest * centre
         errors = (unembedding(target) - expected) / len(by_row)
-        shares = np.stack([errors[groups == group].sum(axis=0) for group in range(count)])
+        shares = np.stack([errors[groups == group].sum(axis=0) for group in range(int(groups.max()) + 1)])
         probabilities, wanted = by_row.mean(axis=0), top.index(target)
         competitors = []
         for position, index in enumerate(wanted):
