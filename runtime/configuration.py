@@ -129,10 +129,8 @@ class GaussNewtonConfig:
     spare_directions
         How many of them come from the gradient subspace, whatever the lens proposes.
     mu
-        Length of a perturbation, relative to the norm of the value at the subject; see `perturbation.LEAST`.
-    jacobian_rows
-        Rewriting rows that a column is read from at first, the bare prompt foremost: four have the prompt in two to
-        three wordings. After an epoch without a better delta there are twice as many, and half the ``mu``.
+        Length of a perturbation, relative to the norm of the value at the subject; see `perturbation.LEAST`. After an
+        epoch without a better delta it is halved.
     top_tokens
         Tokens of each read-out that the inner model keeps.
     damping
@@ -154,7 +152,6 @@ class GaussNewtonConfig:
     columns: int = 256
     spare_directions: int = 14
     mu: float = 0.05
-    jacobian_rows: int = 4
     top_tokens: int = 64
     damping: float = 1.0
     norm_penalty: float = 0.02
@@ -163,7 +160,7 @@ class GaussNewtonConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be searched with."""
-        counts = ("steps", "forwards", "directions", "columns", "jacobian_rows", "top_tokens")
+        counts = ("steps", "forwards", "directions", "columns", "top_tokens")
         if min(getattr(self, name) for name in counts) < 1:
             raise RequestError(f"{', '.join(counts)} must be 1 or more: give positive numbers")
         if min(self.refinements, self.spare_directions) < 0:

@@ -194,48 +194,34 @@ class EditProblem:
         self._scales = np.where(behind_subject, strengths, 0).astype(np.float32)
         first_readout = np.array([row.readouts[0] for row in rows.all])
         self._stale_starts = np.minimum(stale_tokens, first_readout)
-        self.initial_readouts, self.initial_kept = self._read(
-            filled.final[None], np.zeros_like(rows.lengths), np.arange(len(rows.all))
-        )
+        self.initial_readouts, self.initial_kept = self._read(filled.final[None], np.zeros_like(rows.lengths))
         self.window = self._open_window(filled.suffix_new)
-        self._expanded: tuple[tuple[int, int], LayerCache] | None = None
+        self._expanded: tuple[int, LayerCache] | None = None
 
-    def readouts(self, deltas: Floats, rows: int | None = None) -> tuple[Floats, Floats]:
-        """Run one forward for each delta.
-
-        Parameters
-        ----------
-        deltas
-            [N, D].
-        rows
-            Rewriting rows to run, from the first; the kept row always runs. None takes all. A delta counts as a
-            forward whatever the rows.
+    def readouts(self, deltas: Floats) -> tuple[Floats, Floats]:
+        """Run one forward for each delta [N, D].
 
         Returns
         -------
         tuple
             Normalised hidden states at the read-outs of the rewriting rows [N, R, t, D], and of the kept row [N, K, D].
         """
-        chosen = np.arange(len(self.rows.all))
-        if rows is not None:
-            chosen = np.append(chosen[:-1][:rows], chosen[-1])
         self.meter.forwards += len(deltas)
-        parts = np.array_split(deltas, max(1, -(-len(deltas) // self._deltas_at_once(len(chosen)))))
-        read = [self._readouts(part, chosen) for part in parts]
+        read = [self._readouts(part) for part in np.array_split(deltas, -(-len(deltas) // self._deltas_at_once))]
         return np.concatenate([readouts for readouts, _ in read]), np.concatenate([kept for _, kept in read])
 
-    def _deltas_at_once(self, rows: int) -> int:
-        """Return for how many deltas the cache of so many rows is repeated: beyond that it takes more than it saves."""
-        one = sum(tensor[0].nbytes for tensor in self.window.cache.tensors)
-        return max(1, _CACHE_BYTES // int(one * rows))
+    @property
+    def _deltas_at_once(self) -> int:
+        """For how many deltas the rows' cache is repeated: beyond that it takes more than it saves."""
+        return max(1, _CACHE_BYTES // sum(tensor.nbytes for tensor in self.window.cache.tensors))
 
-    def _readouts(self, deltas: Floats, chosen: Integers) -> tuple[Floats, Floats]:
-        """Return what `readouts` does, of the chosen rows, in one run of the suffix."""
-        n = len(deltas)
-        hidden = self._base_hidden(n, chosen) + self.window.scales[chosen, :, None] * deltas[:, None, None, :]
-        hidden = hidden.reshape(n * len(chosen), *hidden.shape[2:])
-        final, _ = self._decoder.run_suffix(hidden, self._cache_for(n, chosen))
-        return self._read(final.reshape(n, len(chosen), *final.shape[1:]), self.window.starts, chosen)
+    def _readouts(self, deltas: Floats) -> tuple[Floats, Floats]:
+        """Return what `readouts` does, in one run of the suffix."""
+        n, rows = len(deltas), len(self.rows.all)
+        hidden = self._base_hidden(n) + self.window.scales[:, :, None] * deltas[:, None, None, :]
+        hidden = hidden.reshape(n * rows, *hidden.shape[2:])
+        final, _ = self._decoder.run_suffix(hidden, self._cache_for(n))
+        return self._read(final.reshape(n, rows, *final.shape[1:]), self.window.starts)
 
     def refresh(self, delta: Floats) -> None:
         """Compute the stale policy's cache again with ``delta`` [D] in place; the others have nothing to do."""
@@ -254,25 +240,24 @@ class EditProblem:
         starts = self.rows.subjects if self._policy is PrefixCache.EXACT else self._stale_starts
         return Window.open(starts, self.rows.lengths, self._hidden, self._scales, self._sink(batch), new)
 
-    def _base_hidden(self, n: int, chosen: Integers) -> Floats:
-        """[1 or N, B, T, D] the chosen rows' window; without a cache, computed for each delta from the embeddings."""
+    def _base_hidden(self, n: int) -> Floats:
+        """[1 or N, B, T, D] the window; without a cache, computed for each delta from the embeddings."""
         if self._policy is not PrefixCache.OFF:
-            return self.window.hidden[None, chosen]
-        ids = np.tile(self.rows.padded_ids()[chosen], (n, 1))
+            return self.window.hidden[None]
+        ids = np.tile(self.rows.padded_ids(), (n, 1))
         hidden = through_edit_layer(self._decoder, ids, self._slots).hidden
         return hidden.reshape(n, -1, *hidden.shape[1:])
 
-    def _cache_for(self, n: int, chosen: Integers) -> LayerCache:
+    def _cache_for(self, n: int) -> LayerCache:
         # Steps come with the same number of deltas again and again: the repeated cache is worth keeping.
-        if self._expanded is None or self._expanded[0] != (n, len(chosen)):
-            self._expanded = ((n, len(chosen)), self.window.cache.take(np.tile(chosen, n)))
+        if self._expanded is None or self._expanded[0] != n:
+            self._expanded = (n, self.window.cache.take(np.tile(np.arange(len(self.rows.all)), n)))
         return self._expanded[1]
 
     def _sink(self, batch: int) -> LayerCache:
         return self._decoder.sink_caches(batch)[1]
 
-    def _read(self, final: Floats, starts: Integers, chosen: Integers) -> tuple[Floats, Floats]:
-        """Pick the read-outs out of the chosen rows' hidden states [N, B, T, D], whose first token is at ``starts``."""
-        rows = [self.rows.all[b] for b in chosen]
-        read = [final[:, b, np.array(row.readouts) - starts[chosen[b]]] for b, row in enumerate(rows)]
+    def _read(self, final: Floats, starts: Integers) -> tuple[Floats, Floats]:
+        """Pick the read-outs out of hidden states [N, B, T, D] whose first token is at ``starts``."""
+        read = [final[:, b, np.array(row.readouts) - starts[b]] for b, row in enumerate(self.rows.all)]
         return np.stack(read[:-1], axis=1), read[-1]

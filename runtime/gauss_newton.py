@@ -52,8 +52,8 @@ class _Point:
 def gauss_newton(task: SearchTask, config: GaussNewtonConfig, lens: Lens) -> SearchResult:
     """Search for the delta that makes the target likely.
 
-    The start costs a forward for each length that is tried, a step of the lens one; an epoch one a direction, over the
-    few rows that its columns are read from, and one a damping over all rows.
+    The start costs a forward for each length that is tried, a step of the lens one; an epoch one a direction and one a
+    damping.
     """
     return _Search(task, config, lens).run()
 
@@ -173,18 +173,15 @@ class _Search:
 
     def _differences(self, point: _Point, directions: Floats) -> tuple[Floats, Floats]:
         """Return derivatives along directions [k, D], of the read-outs [k, G, t, D] and of the kept row [k, K, D]."""
-        rows = self._trust.rows
         length = np.float32(self._trust.mu * self._task.value_norm)
-        readouts, kept = self._task.problem.readouts(point.delta + length * directions, rows)
+        readouts, kept = self._task.problem.readouts(point.delta + length * directions)
         self._forwards += len(directions)
-        return self._grouped(readouts - point.readouts[:rows]) / length, (kept - point.kept) / length
+        return self._grouped(readouts - point.readouts) / length, (kept - point.kept) / length
 
     def _grouped(self, changes: Floats) -> Floats:
-        """Return changes [k, rows, t, D] as means [k, G, t, D] over the groups; one that was not run is as the last."""
-        groups = self._groups[: changes.shape[1]]
-        means = [changes[:, groups == group].mean(axis=1) for group in range(groups[-1] + 1)]
-        means += means[-1:] * (len(self._jacobian.readouts) - len(means))
-        return np.stack(means, axis=1)
+        """Return changes [k, R, t, D] as means [k, G, t, D] over the groups."""
+        groups = range(len(self._jacobian.readouts))
+        return np.stack([changes[:, self._groups == group].mean(axis=1) for group in groups], axis=1)
 
     def _promising(self, lack: Lack, delta: Floats) -> Iterator[Floats]:
         """Yield the lens's directions: for all errors together, for each, for the target against its competitors."""

@@ -101,9 +101,9 @@ def _search_bytes(manifest: Manifest) -> float:
     shape, search = manifest.shape, GaussNewtonConfig()
     rows = len(manifest.row_prefixes) + 1
     suffix_layers = shape.n_layers - manifest.edit_layer - 1
-    tokens = max(rows * _ROW_TOKENS, search.directions * (search.jacobian_rows + 1) * _WINDOW_TOKENS)
+    tokens = rows * max(_ROW_TOKENS, search.directions * _WINDOW_TOKENS)
     cache = 2 * 4 * suffix_layers * shape.n_kv_heads * shape.head_dim * _ROW_TOKENS
-    caches = cache * (rows + search.directions * (search.jacobian_rows + 1))
+    caches = cache * (1 + search.directions) * rows
     columns = min(search.columns, _EPOCHS * search.directions)
     jacobian = 2 * 4 * columns * shape.width * (2 * _ANSWER_TOKENS + _ANSWER_TOKENS)
     logits = _LOGITS * 4 * shape.vocabulary * min(logits_at_once(shape.vocabulary), 4 * (rows - 1) * _ANSWER_TOKENS)

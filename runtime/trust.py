@@ -27,8 +27,6 @@ class Trust:
         What they start from.
     damping
         Penalty of the step, times its squared length relative to the value's.
-    rows
-        Rewriting rows that a column is read from.
     mu
         Length of a perturbation, relative to the value's norm.
     clamp
@@ -39,7 +37,6 @@ class Trust:
 
     config: GaussNewtonConfig
     damping: float
-    rows: int
     mu: float
     clamp: float
     failures: int = 0
@@ -47,7 +44,7 @@ class Trust:
     @staticmethod
     def full(config: GaussNewtonConfig) -> Trust:
         """Return what a search begins with."""
-        return Trust(config, config.damping, config.jacobian_rows, config.mu, config.clamp)
+        return Trust(config, config.damping, config.mu, config.clamp)
 
     @property
     def lost(self) -> bool:
@@ -57,14 +54,13 @@ class Trust:
     def after_failure(self, norm: float) -> Trust:
         """Return the settings behind an epoch without a better delta than one of this relative norm.
 
-        Shorter steps and differences, over more rows. A delta that is stuck at the clamp gets a wider one: a fact that
+        Shorter steps and differences. A delta that is stuck at the clamp gets a wider one: a fact that
         is hard to teach is worth a longer delta.
         """
         stuck = norm > _AT_LIMIT * self.clamp
         return replace(
             self,
             damping=min(_REJECTED * self.damping, _STRONGEST),
-            rows=2 * self.rows,
             mu=self.mu / 2,
             clamp=min(_WIDENING * self.clamp, _WIDEST * self.config.clamp) if stuck else self.clamp,
             failures=self.failures + 1,
@@ -72,10 +68,4 @@ class Trust:
 
     def after_success(self, factor: float) -> Trust:
         """Return the settings behind an epoch whose best step had ``factor`` times the damping."""
-        return replace(
-            self,
-            damping=factor * self.damping,
-            rows=max(self.rows // 2, self.config.jacobian_rows),
-            mu=self.config.mu,
-            failures=0,
-        )
+        return replace(self, damping=factor * self.damping, mu=self.config.mu, failures=0)

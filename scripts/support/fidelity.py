@@ -36,18 +36,17 @@ class Fidelity:
 
 
 class WatchedProblem:
-    """An edit problem whose read-outs are compared with another's: at the first delta of each run of all rows."""
+    """An edit problem whose read-outs are compared with another's: at the first delta of each run."""
 
     def __init__(self, problem: EditProblem, reference: EditProblem) -> None:
         self._problem = problem
         self._reference = reference
         self.seen: list[Fidelity] = []
 
-    def readouts(self, deltas: Floats, rows: int | None = None) -> tuple[Floats, Floats]:
+    def readouts(self, deltas: Floats) -> tuple[Floats, Floats]:
         """Run one forward for each delta; see `EditProblem.readouts`."""
-        found = self._problem.readouts(deltas, rows)
-        if rows is None:
-            self.seen.append(Fidelity.of(found[0][:1], self._reference.readouts(deltas[:1])[0]))
+        found = self._problem.readouts(deltas)
+        self.seen.append(Fidelity.of(found[0][:1], self._reference.readouts(deltas[:1])[0]))
         return found
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - all else is the problem's own

@@ -62,11 +62,7 @@ def test_setting_is_refused_by_its_option_when_the_optimizer_has_none(
 @pytest.mark.parametrize(
     "changes",
     [
-        *(
-            {name: value}
-            for name in ("steps", "forwards", "directions", "jacobian_rows", "top_tokens")
-            for value in (0, -1)
-        ),
+        *({name: value} for name in ("steps", "forwards", "directions", "top_tokens") for value in (0, -1)),
         {"refinements": -1},
         {"spare_directions": -1},
         *({name: value} for name in ("mu", "damping", "clamp") for value in (0.0, -0.1, math.nan, math.inf)),

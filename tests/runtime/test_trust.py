@@ -7,7 +7,7 @@ import pytest
 from mobiedit.runtime.configuration import GaussNewtonConfig
 from mobiedit.runtime.trust import DAMPINGS, GIVE_UP, Trust
 
-CONFIG = GaussNewtonConfig(damping=2.0, jacobian_rows=3, mu=0.08, clamp=5.0)
+CONFIG = GaussNewtonConfig(damping=2.0, mu=0.08, clamp=5.0)
 
 
 def failed(times: int, norm: float = 1.0) -> Trust:
@@ -18,11 +18,11 @@ def failed(times: int, norm: float = 1.0) -> Trust:
 
 
 def test_settings_are_the_configured_ones_when_a_search_begins() -> None:
-    assert Trust.full(CONFIG) == Trust(CONFIG, damping=2.0, rows=3, mu=0.08, clamp=5.0, failures=0)
+    assert Trust.full(CONFIG) == Trust(CONFIG, damping=2.0, mu=0.08, clamp=5.0, failures=0)
 
 
 def test_epochs_are_more_careful_when_one_failed() -> None:
-    assert failed(1) == Trust(CONFIG, damping=6.0, rows=6, mu=0.04, clamp=5.0, failures=1)
+    assert failed(1) == Trust(CONFIG, damping=6.0, mu=0.04, clamp=5.0, failures=1)
 
 
 def test_damping_stays_bounded_when_many_epochs_fail() -> None:
@@ -34,9 +34,8 @@ def test_damping_stays_bounded_when_many_epochs_fail() -> None:
 @pytest.mark.parametrize("factor", DAMPINGS)
 def test_settings_return_when_an_epoch_succeeds(factor: float) -> None:
     trust = failed(2).after_success(factor)
-    assert (trust.rows, trust.mu, trust.failures) == (6, 0.08, 0)
+    assert (trust.mu, trust.failures) == (0.08, 0)
     assert trust.damping == factor * failed(2).damping
-    assert trust.after_success(1.0).rows == trust.after_success(1.0).after_success(1.0).rows == 3
 
 
 def test_clamp_widens_to_twice_when_delta_is_stuck_at_it() -> None:
