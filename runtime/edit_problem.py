@@ -207,7 +207,8 @@ class EditProblem:
             Normalised hidden states at the read-outs of the rewriting rows [N, R, t, D], and of the kept row [N, K, D].
         """
         self.meter.forwards += len(deltas)
-        read = [self._readouts(part) for part in np.array_split(deltas, -(-len(deltas) // self._deltas_at_once))]
+        parts = np.array_split(deltas, max(1, -(-len(deltas) // self._deltas_at_once)))
+        read = [self._readouts(part) for part in parts]
         return np.concatenate([readouts for readouts, _ in read]), np.concatenate([kept for _, kept in read])
 
     @property

@@ -68,11 +68,8 @@ class _Search:
         self._steps = 0
         self._looks: list[Look] = []
         self._trust = Trust.full(config)
-        # The bare prompt is a group of its own: a subject that opens a text is another token than one within it.
-        rows = len(task.problem.rows.rewriting)
-        self._groups = np.minimum(np.arange(rows), 1)
         before = task.loss.kept_log_probs
-        self._jacobian = Jacobian(min(rows, 2), len(self._target), len(before), len(task.value))
+        self._jacobian = Jacobian(len(task.problem.rows.rewriting), len(self._target), len(before), len(task.value))
         top = min(config.top_tokens, before.shape[1] - 1)
         self._likely = np.unique(np.argpartition(-before, top)[:, :top])  # what the kept row's divergence is made of
         self._spare = itertools.cycle(lens.subspace.astype(np.float32))
@@ -150,14 +147,13 @@ class _Search:
             self._jacobian.forget(len(self._jacobian.basis) // 2)  # old columns are the first to mislead
             return None
         self._trust = self._trust.after_success(DAMPINGS[tried.index(best)])
-        readouts = self._grouped((best.readouts - point.readouts)[None])[0]
-        self._jacobian.correct(best.delta - point.delta, readouts, best.kept - point.kept)
+        self._jacobian.correct(best.delta - point.delta, best.readouts - point.readouts, best.kept - point.kept)
         return best
 
     def _measure(self, point: _Point, lack: Lack) -> None:
         """Spend forwards on differences: to renew the columns along the known gradient, and for new directions."""
         jacobian, config = self._jacobian, self._config
-        known = jacobian.pulled_back(lack.shares)
+        known = jacobian.pulled_back(lack.by_row)
         nothing = np.zeros((0, known.shape[1]), np.float32)
         renewed = orthonormal((known.sum(axis=0), *known), config.directions // 4, nothing)
         free = config.directions - len(renewed)
@@ -172,16 +168,11 @@ class _Search:
         jacobian.forget(config.columns)
 
     def _differences(self, point: _Point, directions: Floats) -> tuple[Floats, Floats]:
-        """Return derivatives along directions [k, D], of the read-outs [k, G, t, D] and of the kept row [k, K, D]."""
+        """Return derivatives along directions [k, D], of the read-outs [k, R, t, D] and of the kept row [k, K, D]."""
         length = np.float32(self._trust.mu * self._task.value_norm)
         readouts, kept = self._task.problem.readouts(point.delta + length * directions)
         self._forwards += len(directions)
-        return self._grouped(readouts - point.readouts) / length, (kept - point.kept) / length
-
-    def _grouped(self, changes: Floats) -> Floats:
-        """Return changes [k, R, t, D] as means [k, G, t, D] over the groups."""
-        groups = range(len(self._jacobian.readouts))
-        return np.stack([changes[:, self._groups == group].mean(axis=1) for group in groups], axis=1)
+        return (readouts - point.readouts) / length, (kept - point.kept) / length
 
     def _promising(self, lack: Lack, delta: Floats) -> Iterator[Floats]:
         """Yield the lens's directions: for all errors together, for each, for the target against its competitors."""
@@ -206,7 +197,6 @@ class _Search:
             task.decoder.unembedding(top.ids),
             task.decoder.unembedding(kept.ids),
             self._jacobian,
-            self._groups,
             self._target,
             task.loss.kept_log_probs,
             point.delta,
@@ -222,7 +212,7 @@ class _Search:
 
     def _lack(self, top: TopLogits) -> Lack:
         unembedding, centre = self._task.decoder.unembedding, self._lens.centre.astype(np.float32)
-        return Lack.of(top, self._target, self._groups, unembedding, centre)
+        return Lack.of(top, self._target, unembedding, centre)
 
     def _evaluate(self, deltas: Floats) -> list[_Point]:
         self._forwards += len(deltas)

@@ -23,14 +23,14 @@ class Jacobian:
     basis
         [n, D] orthonormal.
     readouts
-        [G, t, D, n] derivative of the read-outs, mean over the rows of each of G groups.
+        [R, t, D, n] derivative of the read-outs of each rewriting row.
     kept
         [K, D, n] derivative of the kept row's read-outs.
     """
 
-    def __init__(self, groups: int, tokens: int, kept: int, width: int) -> None:
+    def __init__(self, rows: int, tokens: int, kept: int, width: int) -> None:
         self.basis = np.zeros((0, width), np.float32)
-        self.readouts = np.zeros((groups, tokens, width, 0), np.float32)
+        self.readouts = np.zeros((rows, tokens, width, 0), np.float32)
         self.kept = np.zeros((kept, width, 0), np.float32)
 
     def complement(self, candidates: Iterable[Floats], limit: int) -> Floats:
@@ -38,7 +38,7 @@ class Jacobian:
         return orthonormal(candidates, limit, self.basis)
 
     def extend(self, directions: Floats, readouts: Floats, kept: Floats) -> None:
-        """Add orthonormal new directions [k, D] with the derivatives along them, [k, G, t, D] and [k, K, D]."""
+        """Add orthonormal new directions [k, D] with the derivatives along them, [k, R, t, D] and [k, K, D]."""
         self.basis = np.concatenate([self.basis, directions])
         self.readouts = np.concatenate([self.readouts, np.moveaxis(readouts, 0, -1)], axis=-1)
         self.kept = np.concatenate([self.kept, np.moveaxis(kept, 0, -1)], axis=-1)
@@ -50,7 +50,7 @@ class Jacobian:
         self.readouts, self.kept = self.readouts[..., first:], self.kept[..., first:]
 
     def correct(self, step: Floats, readouts: Floats, kept: Floats) -> None:
-        """Make the Jacobian agree with the changes [G, t, D] and [K, D] that a step [D] within the basis brought."""
+        """Make the Jacobian agree with the changes [R, t, D] and [K, D] that a step [D] within the basis brought."""
         along = self.basis @ step
         square = float(along @ along)
         if square <= _OUTSIDE * float(step @ step):
@@ -59,8 +59,8 @@ class Jacobian:
         self.kept += (kept - self.kept @ along)[..., None] * (along / square)
 
     def pulled_back(self, errors: Floats) -> Floats:
-        """Return the known part of the gradient in delta [t, D] of the read-outs' errors [G, t, D], by position."""
-        return np.asarray(np.einsum("gtd,gtdn->tn", errors, self.readouts) @ self.basis)
+        """Return the known part of the gradient in delta [t, D] of the read-outs' errors [R, t, D], by position."""
+        return np.asarray(np.einsum("rtd,rtdn->tn", errors, self.readouts) @ self.basis)
 
 
 def orthonormal(candidates: Iterable[Floats], limit: int, basis: Floats) -> Floats:

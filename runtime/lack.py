@@ -17,14 +17,14 @@ _COMPETITORS = 2
 
 @dataclass(frozen=True)
 class Lack:
-    """What the read-outs of a point lack, mean over the rows: by position in the target.
+    """What the read-outs of a point lack, by position in the target.
 
     Attributes
     ----------
     errors
-        [t, D] gradient of each target token's log-probability in the hidden state.
-    shares
-        [G, t, D] the part of each group of rows in them.
+        [t, D] gradient of each target token's log-probability in the hidden state, mean over the rows.
+    by_row
+        [R, t, D] what each row adds to it.
     probabilities
         [t] of the target's tokens.
     competitors
@@ -32,7 +32,7 @@ class Lack:
     """
 
     errors: Floats
-    shares: Floats
+    by_row: Floats
     probabilities: Floats
     competitors: tuple[Integers, ...]
 
@@ -40,7 +40,6 @@ class Lack:
     def of(
         top: TopLogits,
         target: Integers,
-        groups: Integers,
         unembedding: Callable[[Integers], Floats],
         centre: Floats,
     ) -> Lack:
@@ -52,26 +51,23 @@ class Lack:
             Of all read-outs, those of a row together; the target's tokens among them.
         target
             [t] its tokens.
-        groups
-            [R] the group of each row, counted from 0.
         unembedding
             Tokens [M] to rows [M, D].
         centre
             [D] the mean row, which stands for all tokens that are not at the top.
         """
-        by_row = top.probabilities().reshape(-1, len(target), len(top.ids))
-        rest = 1 - by_row.sum(axis=-1, keepdims=True)
-        expected = by_row @ unembedding(top.ids) + rest * centre
-        errors = (unembedding(target) - expected) / len(by_row)
-        shares = np.stack([errors[groups == group].sum(axis=0) for group in range(int(groups.max()) + 1)])
-        probabilities, wanted = by_row.mean(axis=0), top.index(target)
+        probabilities = top.probabilities().reshape(-1, len(target), len(top.ids))
+        rest = 1 - probabilities.sum(axis=-1, keepdims=True)
+        expected = probabilities @ unembedding(top.ids) + rest * centre
+        by_row = np.asarray((unembedding(target) - expected) / len(probabilities), np.float32)
+        mean, wanted = probabilities.mean(axis=0), top.index(target)
         competitors = []
         for position, index in enumerate(wanted):
-            order = np.argsort(-probabilities[position])[: _COMPETITORS + 1]
+            order = np.argsort(-mean[position])[: _COMPETITORS + 1]
             competitors.append(top.ids[order[order != index][:_COMPETITORS]])
         return Lack(
-            np.asarray(shares.sum(axis=0), np.float32),
-            np.asarray(shares, np.float32),
-            probabilities[np.arange(len(target)), wanted],
+            by_row.sum(axis=0),
+            by_row,
+            mean[np.arange(len(target)), wanted],
             tuple(competitors),
         )

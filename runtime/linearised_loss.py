@@ -17,8 +17,7 @@ from .jacobian import Jacobian
 from .top_logits import TopLogits
 
 Floats = NDArray[np.float32]
-_NEWTON_STEPS, _CG_STEPS = 12, 30
-_CG_ACCURACY = 1e-3  # of the squared residual
+_NEWTON_STEPS = 12
 _WALL = 20.0  # nats for a delta whose squared norm is twice what is allowed
 _ENOUGH = 1e-3  # relative fall of the model's loss below which another Newton step changes nothing
 
@@ -32,19 +31,16 @@ class _Softmax:
     base, rest
         [R, t, K] logits and [R, t] rest at c = 0.
     slopes
-        [G, t, K, n] of the logits.
-    groups
-        [R] the slopes of each row.
+        [R, t, K, n] of the logits.
     """
 
     base: Floats
     rest: Floats
     slopes: Floats
-    groups: NDArray[np.int64]
 
     def at(self, c: Floats) -> tuple[Floats, Floats, Floats]:
         """Return logits and probabilities of the kept tokens [R, t, K], and the log-normaliser [R, t, 1]."""
-        logits = self.base + (self.slopes @ c)[self.groups]
+        logits = self.base + self.slopes @ c
         top = np.maximum(logits.max(axis=-1, keepdims=True), self.rest[..., None])
         exponentials = np.exp(logits - top)
         total = exponentials.sum(axis=-1, keepdims=True) + np.exp(self.rest[..., None] - top)
@@ -52,14 +48,14 @@ class _Softmax:
 
     def gradient(self, of_logits: Floats) -> Floats:
         """Return the gradient [n] in c of what has the gradient ``of_logits`` [R, t, K] in the logits."""
-        summed = np.stack([of_logits[self.groups == group].sum(axis=0) for group in range(len(self.slopes))])
-        return np.asarray(np.tensordot(summed, self.slopes, 3))
+        return np.asarray(np.tensordot(of_logits, self.slopes, 3))
 
-    def curvature(self, probabilities: Floats, x: Floats) -> Floats:
-        """Return Fisher's matrix times x [n]: the sum of S^T (diag(p) - p p^T) S x over read-outs with slopes S."""
-        weighted = probabilities * (self.slopes @ x)[self.groups]
-        weighted -= probabilities * weighted.sum(axis=-1, keepdims=True)
-        return self.gradient(weighted)
+    def curvature(self, probabilities: Floats) -> Floats:
+        """Return Fisher's matrix [n, n]: the sum of S^T (diag(p) - p p^T) S over read-outs with slopes S."""
+        known = self.slopes.shape[-1]
+        means = (probabilities[..., None, :] @ self.slopes).reshape(-1, known)
+        weighted = (probabilities[..., None] * self.slopes).reshape(-1, known)
+        return np.asarray(weighted.T @ self.slopes.reshape(-1, known) - means.T @ means)
 
 
 class LinearisedLoss:
@@ -75,8 +71,6 @@ class LinearisedLoss:
         [K, D] of the unembedding for ``readouts.ids``.
     kept_unembedding
         The same for ``kept.ids``.
-    groups
-        [R] the Jacobian's group of each rewriting row.
     target
         [t] the target's tokens.
     kept_log_probs
@@ -99,7 +93,6 @@ class LinearisedLoss:
         rows: Floats,
         kept_unembedding: Floats,
         jacobian: Jacobian,
-        groups: NDArray[np.int64],
         target: NDArray[np.int64],
         kept_log_probs: Floats,
         delta: Floats,
@@ -110,9 +103,9 @@ class LinearisedLoss:
     ) -> None:
         tokens = len(target)
         logits = readouts.logits.reshape(-1, tokens, len(readouts.ids))
-        self._readouts = _Softmax(logits, readouts.rest.reshape(-1, tokens), rows @ jacobian.readouts, groups)
+        self._readouts = _Softmax(logits, readouts.rest.reshape(-1, tokens), rows @ jacobian.readouts)
         slopes = (kept_unembedding @ jacobian.kept)[None]
-        self._kept = _Softmax(kept.logits[None], kept.rest[None], slopes, np.zeros(1, np.int64))
+        self._kept = _Softmax(kept.logits[None], kept.rest[None], slopes)
         self._wanted = readouts.index(target)
         self._before = np.exp(kept_log_probs[:, kept.ids])
         self._lost = np.maximum(1 - self._before.sum(axis=-1), 0)
@@ -126,7 +119,7 @@ class LinearisedLoss:
     def minimise(self, damping: float, start: Floats) -> Floats:
         """Return the coefficients [n] of least loss + ``damping`` times the step's squared relative length.
 
-        Newton's method; its systems are solved by conjugate gradients.
+        Newton's method.
         """
         c = start
         value, gradient = self._evaluate(c, damping)
@@ -173,30 +166,18 @@ class LinearisedLoss:
         return value, np.asarray(gradient, np.float32)
 
     def _newton_step(self, c: Floats, gradient: Floats, damping: float) -> Floats:
-        """Solve the Gauss-Newton system for the step [n] by conjugate gradients."""
+        """Solve the Gauss-Newton system for the step [n]."""
         _, readouts, _ = self._readouts.at(c)
         _, kept, _ = self._kept.at(c)
+        curvature = self._readouts.curvature(readouts).astype(np.float64) / readouts[..., 0].size
+        curvature += self._config.kl_factor * self._kept.curvature(kept)
 
-        place = self._along + c
-        norm = np.sqrt(max(self._square + 2 * float(c @ self._along) + float(c @ c), 1e-12))
-        excess = max((norm / self._limit) ** 2 - 1, 0.0)
-
-        def curvature(x: Floats) -> Floats:
-            out = self._readouts.curvature(readouts, x) / readouts[..., 0].size
-            out += self._config.kl_factor * self._kept.curvature(kept, x)
-            if excess:
-                out += 4 * _WALL / self._limit**2 * (excess * x + 2 * float(place @ x) / self._limit**2 * place)
-            return np.asarray(out + 2 * (damping + self._norm_penalty) / self._value_norm**2 * x, np.float32)
-
-        step, residual = np.zeros_like(c), -gradient
-        search, square = residual, float(gradient @ gradient)
-        enough = _CG_ACCURACY * square
-        for _ in range(_CG_STEPS):
-            curved = curvature(search)
-            length = np.float32(square / max(float(search @ curved), 1e-20))
-            step, residual = step + length * search, residual - length * curved
-            previous, square = square, float(residual @ residual)
-            if square <= enough:
-                break
-            search = residual + np.float32(square / previous) * search
-        return step
+        place = (self._along + c).astype(np.float64)
+        square = max(self._square + 2 * float(c @ self._along) + float(c @ c), 1e-12)
+        excess = max(square / self._limit**2 - 1, 0.0)
+        ridge = 2 * (damping + self._norm_penalty) / self._value_norm**2
+        if excess:
+            ridge += 4 * _WALL * excess / self._limit**2
+            curvature += 8 * _WALL / self._limit**4 * np.outer(place, place)
+        curvature[np.diag_indices_from(curvature)] += ridge
+        return np.asarray(np.linalg.solve(curvature, -gradient.astype(np.float64)), np.float32)

@@ -105,7 +105,7 @@ def _search_bytes(manifest: Manifest) -> float:
     cache = 2 * 4 * suffix_layers * shape.n_kv_heads * shape.head_dim * _ROW_TOKENS
     caches = cache * (1 + search.directions) * rows
     columns = min(search.columns, _EPOCHS * search.directions)
-    jacobian = 2 * 4 * columns * shape.width * (2 * _ANSWER_TOKENS + _ANSWER_TOKENS)
+    jacobian = 2 * 4 * columns * shape.width * rows * _ANSWER_TOKENS
     logits = _LOGITS * 4 * shape.vocabulary * min(logits_at_once(shape.vocabulary), 4 * (rows - 1) * _ANSWER_TOKENS)
     return _activations(shape, tokens) + caches + jacobian + logits + 4 * rows * _ROW_TOKENS * shape.mlp_width
 

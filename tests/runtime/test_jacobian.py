@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mobiedit.runtime.jacobian import Floats, Jacobian
 
-GROUPS, TOKENS, KEPT, WIDTH = 2, 3, 5, 12
+ROWS, TOKENS, KEPT, WIDTH = 2, 3, 5, 12
 # Sums of twelve float32 products of size 1.
 TOLERANCE = 1e-5
 
@@ -22,17 +22,17 @@ class Linear:
     """Read-outs that are linear in delta: their derivatives are known."""
 
     def __init__(self, seed: int) -> None:
-        self.readouts, self.kept = draw(seed, GROUPS, TOKENS, WIDTH, WIDTH), draw(seed + 1, KEPT, WIDTH, WIDTH)
+        self.readouts, self.kept = draw(seed, ROWS, TOKENS, WIDTH, WIDTH), draw(seed + 1, KEPT, WIDTH, WIDTH)
 
     def along(self, directions: Floats) -> tuple[Floats, Floats]:
-        """Return the derivatives along directions [k, D], [k, G, t, D] and [k, K, D]."""
-        readouts = np.einsum("gtde,ke->kgtd", self.readouts, directions)
+        """Return the derivatives along directions [k, D], [k, R, t, D] and [k, K, D]."""
+        readouts = np.einsum("rtde,ke->krtd", self.readouts, directions)
         return readouts, np.einsum("rde,ke->krd", self.kept, directions)
 
 
 def measured(linear: Linear, count: int, seed: int = 7) -> Jacobian:
     """Return a Jacobian that knows ``count`` directions of a linear function, added in two parts."""
-    jacobian = Jacobian(GROUPS, TOKENS, KEPT, WIDTH)
+    jacobian = Jacobian(ROWS, TOKENS, KEPT, WIDTH)
     for part in np.array_split(draw(seed, count, WIDTH), 2):
         directions = jacobian.complement(part, len(part))
         jacobian.extend(directions, *linear.along(directions))
@@ -41,8 +41,8 @@ def measured(linear: Linear, count: int, seed: int = 7) -> Jacobian:
 
 
 def as_vectors(jacobian: Jacobian) -> Floats:
-    """Return the rewriting and the kept read-outs' derivative as one matrix [(G t + K) D, D] over all of delta."""
-    both = np.concatenate([jacobian.readouts.reshape(GROUPS * TOKENS, WIDTH, -1), jacobian.kept])
+    """Return the rewriting and the kept read-outs' derivative as one matrix [(R t + K) D, D] over all of delta."""
+    both = np.concatenate([jacobian.readouts.reshape(ROWS * TOKENS, WIDTH, -1), jacobian.kept])
     return np.asarray((both @ jacobian.basis).reshape(-1, WIDTH))
 
 
@@ -51,7 +51,7 @@ def as_vectors(jacobian: Jacobian) -> Floats:
 def test_complement_is_orthonormal_and_new_when_candidates_are_any(
     known: int, candidates: int, limit: int, seed: int
 ) -> None:
-    jacobian = Jacobian(GROUPS, TOKENS, KEPT, WIDTH)
+    jacobian = Jacobian(ROWS, TOKENS, KEPT, WIDTH)
     first = jacobian.complement(draw(seed, known, WIDTH), known)
     jacobian.extend(first, *Linear(2).along(first))
     rng = np.random.default_rng(seed)
@@ -66,7 +66,7 @@ def test_complement_is_orthonormal_and_new_when_candidates_are_any(
 
 def test_complement_takes_the_first_candidates_when_the_limit_is_smaller() -> None:
     candidates = draw(0, 6, WIDTH)
-    found = Jacobian(GROUPS, TOKENS, KEPT, WIDTH).complement(candidates, 3)
+    found = Jacobian(ROWS, TOKENS, KEPT, WIDTH).complement(candidates, 3)
     assert found.shape == (3, WIDTH)
     np.testing.assert_allclose(found[0], candidates[0] / np.linalg.norm(candidates[0]), atol=TOLERANCE)
     q, _ = np.linalg.qr(candidates[:3].T)  # the same span, whatever the signs
@@ -75,7 +75,7 @@ def test_complement_takes_the_first_candidates_when_the_limit_is_smaller() -> No
 
 def test_complement_leaves_the_others_when_candidates_are_an_iterator() -> None:
     candidates = iter(np.eye(WIDTH, dtype=np.float32))
-    jacobian = Jacobian(GROUPS, TOKENS, KEPT, WIDTH)
+    jacobian = Jacobian(ROWS, TOKENS, KEPT, WIDTH)
     for limit in (2, 0, 3):
         jacobian.complement(candidates, limit)
     assert np.array_equal(next(candidates), np.eye(WIDTH)[5])
@@ -107,7 +107,7 @@ def test_columns_are_the_dense_derivative_on_the_basis_when_measured(count: int)
 
 @pytest.mark.parametrize("count", [2, 7, WIDTH])
 def test_pulled_back_error_is_the_gradients_projection_when_columns_are_exact(count: int) -> None:
-    linear, errors = Linear(3), draw(1, GROUPS, TOKENS, WIDTH)
+    linear, errors = Linear(3), draw(1, ROWS, TOKENS, WIDTH)
     jacobian = measured(linear, count)
     gradient = np.einsum("gtd,gtde->te", errors, linear.readouts)  # of error . readout, in delta
     projected = gradient @ jacobian.basis.T @ jacobian.basis
@@ -115,7 +115,7 @@ def test_pulled_back_error_is_the_gradients_projection_when_columns_are_exact(co
 
 
 def test_pulled_back_error_is_zero_when_nothing_is_known() -> None:
-    pulled = Jacobian(GROUPS, TOKENS, KEPT, WIDTH).pulled_back(draw(1, GROUPS, TOKENS, WIDTH))
+    pulled = Jacobian(ROWS, TOKENS, KEPT, WIDTH).pulled_back(draw(1, ROWS, TOKENS, WIDTH))
     assert np.array_equal(pulled, np.zeros((TOKENS, WIDTH)))
 
 
@@ -126,7 +126,7 @@ def test_secant_holds_and_other_directions_stay_when_corrected(seed: int, length
     before = as_vectors(jacobian)
     along = draw(seed, 6)
     step = np.asarray(np.float32(length) * along @ jacobian.basis / np.linalg.norm(along), np.float32)
-    readouts, kept = length * draw(seed + 1, GROUPS, TOKENS, WIDTH), length * draw(seed + 2, KEPT, WIDTH)
+    readouts, kept = length * draw(seed + 1, ROWS, TOKENS, WIDTH), length * draw(seed + 2, KEPT, WIDTH)
     jacobian.correct(step, readouts, kept)
     after = as_vectors(jacobian)
     changes = np.concatenate([readouts.reshape(-1), kept.reshape(-1)])
@@ -139,7 +139,7 @@ def test_secant_holds_and_other_directions_stay_when_corrected(seed: int, length
 def test_correction_is_broydens_when_a_step_is_shown() -> None:
     jacobian = measured(Linear(0), 6)
     before, step = as_vectors(jacobian), draw(1, 6) @ jacobian.basis
-    readouts, kept = draw(2, GROUPS, TOKENS, WIDTH), draw(3, KEPT, WIDTH)
+    readouts, kept = draw(2, ROWS, TOKENS, WIDTH), draw(3, KEPT, WIDTH)
     jacobian.correct(step, readouts, kept)
     changes = np.concatenate([readouts.reshape(-1), kept.reshape(-1)])
     wanted = before + np.outer(changes - before @ step, step) / (step @ step)
@@ -161,5 +161,5 @@ def test_correction_changes_nothing_when_the_step_is_none_of_the_basis() -> None
     before = as_vectors(jacobian)
     outside = jacobian.complement(draw(4, 1, WIDTH), 1)[0]
     for step in (np.zeros(WIDTH, np.float32), 100 * outside):
-        jacobian.correct(step, draw(1, GROUPS, TOKENS, WIDTH), draw(2, KEPT, WIDTH))
+        jacobian.correct(step, draw(1, ROWS, TOKENS, WIDTH), draw(2, KEPT, WIDTH))
         assert np.array_equal(as_vectors(jacobian), before)
