@@ -68,7 +68,7 @@ def test_kept_column_along_the_gradient_is_renewed_when_measured_at_another_poin
     opened.search._measure(opened.point, opened.lack(opened.point))
     (other,) = opened.search._evaluate(-opened.point.delta[None])
     lack = opened.lack(other)
-    gradient = opened.search._jacobian.pulled_back(lack.shares).sum(axis=0, keepdims=True)
+    gradient = opened.search._jacobian.pulled_back(lack.by_row).sum(axis=0, keepdims=True)
     gradient /= np.linalg.norm(gradient)
     wanted = opened.differences(other.delta, gradient)
     assert apart(opened.measured(gradient), wanted).min() > 5 * TOLERANCE
