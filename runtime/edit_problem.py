@@ -199,7 +199,7 @@ class EditProblem:
         self._expanded: tuple[int, LayerCache] | None = None
 
     def readouts(self, deltas: Floats) -> tuple[Floats, Floats]:
-        """Run one forward for each delta [N, D].
+        """Run one forward for each delta [N, D], or [N, B, D] where every row has its own.
 
         Returns
         -------
@@ -219,7 +219,8 @@ class EditProblem:
     def _readouts(self, deltas: Floats) -> tuple[Floats, Floats]:
         """Return what `readouts` does, in one run of the suffix."""
         n, rows = len(deltas), len(self.rows.all)
-        hidden = self._base_hidden(n) + self.window.scales[:, :, None] * deltas[:, None, None, :]
+        of_rows = deltas if deltas.ndim == 3 else deltas[:, None]
+        hidden = self._base_hidden(n) + self.window.scales[:, :, None] * of_rows[:, :, None]
         hidden = hidden.reshape(n * rows, *hidden.shape[2:])
         final, _ = self._decoder.run_suffix(hidden, self._cache_for(n))
         return self._read(final.reshape(n, rows, *final.shape[1:]), self.window.starts)

@@ -20,6 +20,7 @@ from .jacobian import Jacobian, orthonormal
 from .lack import Lack
 from .lens import Lens
 from .linearised_loss import LinearisedLoss
+from .row_groups import RowGroups
 from .search import Look, Progress, SearchResult, SearchTask, within
 from .top_logits import TopLogits, top_logits
 from .trust import DAMPINGS, Trust
@@ -37,7 +38,8 @@ _LENGTHENED = 1.1
 class _Point:
     """A delta that was evaluated: its read-outs [R, t, D], the kept row's [K, D], and its loss.
 
-    ``objective`` is the loss with the penalty of length; ``safe`` tells whether every row yields the target clearly.
+    ``objective`` is the loss with the penalty of length; ``safe`` tells whether every row yields the target clearly,
+    ``uneven`` whether one lags behind the others.
     """
 
     delta: Floats
@@ -47,13 +49,14 @@ class _Point:
     objective: float
     probability: float
     safe: bool
+    uneven: bool
 
 
 def gauss_newton(task: SearchTask, config: GaussNewtonConfig, lens: Lens) -> SearchResult:
     """Search for the delta that makes the target likely.
 
-    The start costs a forward for each length that is tried, a step of the lens one; an epoch one a direction and one a
-    damping.
+    The start costs a forward for each length that is tried, a step of the lens one; an epoch those of its differences
+    and one a damping.
     """
     return _Search(task, config, lens).run()
 
@@ -69,7 +72,8 @@ class _Search:
         self._looks: list[Look] = []
         self._trust = Trust.full(config)
         before = task.loss.kept_log_probs
-        self._jacobian = Jacobian(len(task.problem.rows.rewriting), len(self._target), len(before), len(task.value))
+        rows = len(task.problem.rows.rewriting)
+        self._jacobian = Jacobian(rows, len(self._target), len(before), len(task.value))
         top = min(config.top_tokens, before.shape[1] - 1)
         self._likely = np.unique(np.argpartition(-before, top)[:, :top])  # what the kept row's divergence is made of
         self._spare = itertools.cycle(lens.subspace.astype(np.float32))
@@ -152,23 +156,32 @@ class _Search:
 
     def _measure(self, point: _Point, lack: Lack) -> None:
         """Spend forwards on differences: to renew the columns along the known gradient, and for new directions."""
-        jacobian, config = self._jacobian, self._config
+        jacobian, config, groups = self._jacobian, self._config, self._groups_for(point)
         known = jacobian.pulled_back(lack.by_row)
         nothing = np.zeros((0, known.shape[1]), np.float32)
         renewed = orthonormal((known.sum(axis=0), *known), config.directions // 4, nothing)
-        free = config.directions - len(renewed)
+        free = (config.directions - len(renewed)) * groups.count
         new = jacobian.complement(self._promising(lack, point.delta), max(1, free - config.spare_directions))
         spare = itertools.islice(self._spare, len(self._lens.subspace))
         spare_new = orthonormal(spare, free - len(new), np.concatenate([jacobian.basis, new]))
         new = np.concatenate([new, spare_new])
-        readouts, kept = self._differences(point, np.concatenate([renewed, new]))
+        new = new[: len(new) - len(new) % groups.count]
+        by_all = np.repeat(renewed[:, None], groups.rows + 1, axis=1)
+        readouts, kept = self._differences(point, np.concatenate([by_all, groups.deal(new)]))
         for direction, change, kept_change in zip(renewed, readouts, kept, strict=False):
             jacobian.correct(direction, change, kept_change)
-        jacobian.extend(new, readouts[len(renewed) :], kept[len(renewed) :])
+        readouts, kept = readouts[len(renewed) :], kept[len(renewed) :]
+        jacobian.extend(new, *groups.columns(readouts, kept), groups.guessed(len(kept)))
         jacobian.forget(config.columns)
 
+    def _groups_for(self, point: _Point) -> RowGroups:
+        """Return who measures what: rows are taken to be alike until it shows that they are not."""
+        rows = len(point.readouts)
+        alike = self._trust.alike and not point.uneven
+        return RowGroups(rows, min(self._config.groups, rows) if alike else 1)
+
     def _differences(self, point: _Point, directions: Floats) -> tuple[Floats, Floats]:
-        """Return derivatives along directions [k, D], of the read-outs [k, R, t, D] and of the kept row [k, K, D]."""
+        """Return derivatives [k, R, t, D] and [k, K, D], of each row along its own direction [k, R + 1, D]."""
         length = np.float32(self._trust.mu * self._task.value_norm)
         readouts, kept = self._task.problem.readouts(point.delta + length * directions)
         self._forwards += len(directions)
@@ -221,7 +234,10 @@ class _Search:
     def _points(self, deltas: Floats, readouts: Floats, kept: Floats) -> list[_Point]:
         terms = self._task.loss(readouts, kept, deltas)
         probabilities = terms.target_probability
-        safe = terms.greedy.all(axis=1) & (terms.row_probabilities.min(axis=1) >= self._config.stop_probability / 2)
+        least, enough = terms.row_probabilities.min(axis=1), self._config.stop_probability
+        safe = terms.greedy.all(axis=1) & (least >= enough / 2)
+        lagging = (probabilities >= enough / 2) & (least < probabilities / 2)
+        uneven = lagging | (probabilities >= enough) & ~safe
         lengths = (deltas**2).sum(axis=-1) / self._task.value_norm**2
         objectives = terms.total + self._config.norm_penalty * lengths
         return [
@@ -231,6 +247,7 @@ class _Search:
                 float(objectives[i]),
                 float(probabilities[i]),
                 bool(safe[i]),
+                bool(uneven[i]),
             )
             for i, parts in enumerate(zip(deltas, readouts, kept, strict=True))
         ]

@@ -26,28 +26,33 @@ class Jacobian:
         [R, t, D, n] derivative of the read-outs of each rewriting row.
     kept
         [K, D, n] derivative of the kept row's read-outs.
+    guessed
+        [R + 1, n] columns that a row was given unmeasured (`RowGroups`), the kept row last.
     """
 
     def __init__(self, rows: int, tokens: int, kept: int, width: int) -> None:
         self.basis = np.zeros((0, width), np.float32)
         self.readouts = np.zeros((rows, tokens, width, 0), np.float32)
         self.kept = np.zeros((kept, width, 0), np.float32)
+        self.guessed = np.zeros((rows + 1, 0), np.bool_)
 
     def complement(self, candidates: Iterable[Floats], limit: int) -> Floats:
         """Return at most ``limit`` orthonormal directions [k, D], new to the basis, from candidates [D] in turn."""
         return orthonormal(candidates, limit, self.basis)
 
-    def extend(self, directions: Floats, readouts: Floats, kept: Floats) -> None:
+    def extend(self, directions: Floats, readouts: Floats, kept: Floats, guessed: NDArray[np.bool_]) -> None:
         """Add orthonormal new directions [k, D] with the derivatives along them, [k, R, t, D] and [k, K, D]."""
         self.basis = np.concatenate([self.basis, directions])
         self.readouts = np.concatenate([self.readouts, np.moveaxis(readouts, 0, -1)], axis=-1)
         self.kept = np.concatenate([self.kept, np.moveaxis(kept, 0, -1)], axis=-1)
+        self.guessed = np.concatenate([self.guessed, guessed], axis=-1)
 
     def forget(self, keep: int) -> None:
         """Drop the oldest columns beyond ``keep``: what they say is no longer true, and it would be believed."""
         first = max(len(self.basis) - keep, 0)
         self.basis = self.basis[first:]
         self.readouts, self.kept = self.readouts[..., first:], self.kept[..., first:]
+        self.guessed = self.guessed[:, first:]
 
     def correct(self, step: Floats, readouts: Floats, kept: Floats) -> None:
         """Make the Jacobian agree with the changes [R, t, D] and [K, D] that a step [D] within the basis brought."""

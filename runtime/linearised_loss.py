@@ -18,6 +18,7 @@ from .top_logits import TopLogits
 
 Floats = NDArray[np.float32]
 _NEWTON_STEPS = 12
+_DOUBT = 0.5  # squared error of a guessed column, of its squared length: what rows have not in common
 _WALL = 20.0  # nats for a delta whose squared norm is twice what is allowed
 _ENOUGH = 1e-3  # relative fall of the model's loss below which another Newton step changes nothing
 
@@ -56,6 +57,12 @@ class _Softmax:
         means = (probabilities[..., None, :] @ self.slopes).reshape(-1, known)
         weighted = (probabilities[..., None] * self.slopes).reshape(-1, known)
         return np.asarray(weighted.T @ self.slopes.reshape(-1, known) - means.T @ means)
+
+    def diagonals(self, probabilities: Floats) -> Floats:
+        """Return the diagonal [R, n] of what each row adds to `curvature`."""
+        means = (probabilities[..., None, :] @ self.slopes)[..., 0, :]
+        squares = np.einsum("rtk,rtkn,rtkn->rn", probabilities, self.slopes, self.slopes)
+        return np.asarray(squares - (means**2).sum(axis=1))
 
 
 class LinearisedLoss:
@@ -115,6 +122,7 @@ class LinearisedLoss:
         self._value_norm = value_norm
         self._norm_penalty = norm_penalty
         self._limit = limit
+        self._doubt = self._doubted(jacobian.guessed)
 
     def minimise(self, damping: float, start: Floats) -> Floats:
         """Return the coefficients [n] of least loss + ``damping`` times the step's squared relative length.
@@ -139,6 +147,17 @@ class LinearisedLoss:
                 break
         return c
 
+    def _doubted(self, guessed: NDArray[np.bool_]) -> Floats:
+        """Return [n] the curvature that guesses add: their errors are independent, so they add up in squares."""
+        nowhere = np.zeros(guessed.shape[1], np.float32)
+        _, readouts, _ = self._readouts.at(nowhere)
+        _, kept, _ = self._kept.at(nowhere)
+        rows = _DOUBT * (self._readouts.diagonals(readouts) * guessed[:-1]).sum(axis=0) / readouts[..., 0].size
+        # Nothing is known of the kept row's: they are as long as those that were measured.
+        (of_kept,), unknown = self._kept.diagonals(kept), guessed[-1]
+        likely = of_kept[~unknown].mean() if not unknown.all() else 0.0
+        return np.asarray(rows + self._config.kl_factor * likely * unknown, np.float32)
+
     def _evaluate(self, c: Floats, damping: float) -> tuple[float, Floats]:
         logits, probabilities, normaliser = self._readouts.at(c)
         positions = np.arange(len(self._wanted))
@@ -158,11 +177,11 @@ class LinearisedLoss:
         norm = np.sqrt(max(self._square + 2 * float(c @ self._along) + square, 1e-12))
         unit = self._value_norm**2
         pull = self._config.weight_decay / norm + 2 * self._norm_penalty
-        gradient += (pull * (self._along + c) + 2 * damping * c) / unit
+        gradient += (pull * (self._along + c) + 2 * damping * c) / unit + self._doubt * c
         excess = max((norm / self._limit) ** 2 - 1, 0.0)
         gradient += 4 * _WALL * excess / self._limit**2 * (self._along + c)
         lengths = self._config.weight_decay * norm + self._norm_penalty * norm**2 + damping * square
-        value = nll + factor * kl + lengths / unit + _WALL * excess**2
+        value = nll + factor * kl + lengths / unit + float(self._doubt @ c**2) / 2 + _WALL * excess**2
         return value, np.asarray(gradient, np.float32)
 
     def _newton_step(self, c: Floats, gradient: Floats, damping: float) -> Floats:
@@ -179,5 +198,5 @@ class LinearisedLoss:
         if excess:
             ridge += 4 * _WALL * excess / self._limit**2
             curvature += 8 * _WALL / self._limit**4 * np.outer(place, place)
-        curvature[np.diag_indices_from(curvature)] += ridge
+        curvature[np.diag_indices_from(curvature)] += ridge + self._doubt
         return np.asarray(np.linalg.solve(curvature, -gradient.astype(np.float64)), np.float32)

@@ -104,7 +104,7 @@ def _search_bytes(manifest: Manifest) -> float:
     tokens = rows * max(_ROW_TOKENS, search.directions * _WINDOW_TOKENS)
     cache = 2 * 4 * suffix_layers * shape.n_kv_heads * shape.head_dim * _ROW_TOKENS
     caches = cache * (1 + search.directions) * rows
-    columns = min(search.columns, _EPOCHS * search.directions)
+    columns = min(search.columns, _EPOCHS * search.directions * search.groups)
     jacobian = 2 * 4 * columns * shape.width * rows * _ANSWER_TOKENS
     logits = _LOGITS * 4 * shape.vocabulary * min(logits_at_once(shape.vocabulary), 4 * (rows - 1) * _ANSWER_TOKENS)
     return _activations(shape, tokens) + caches + jacobian + logits + 4 * rows * _ROW_TOKENS * shape.mlp_width

@@ -33,6 +33,8 @@ class Trust:
         Largest norm of delta, relative to the value's.
     failures
         Epochs in a row without a better delta.
+    alike
+        Whether rows may stand in for one another (`RowGroups`): until an epoch has failed.
     """
 
     config: GaussNewtonConfig
@@ -40,6 +42,7 @@ class Trust:
     mu: float
     clamp: float
     failures: int = 0
+    alike: bool = True
 
     @staticmethod
     def full(config: GaussNewtonConfig) -> Trust:
@@ -64,6 +67,7 @@ class Trust:
             mu=self.mu / 2,
             clamp=min(_WIDENING * self.clamp, _WIDEST * self.config.clamp) if stuck else self.clamp,
             failures=self.failures + 1,
+            alike=False,
         )
 
     def after_success(self, factor: float) -> Trust:

@@ -157,6 +157,19 @@ def test_readouts_have_a_row_for_each_delta_when_there_are_several(case: Case, m
 
 
 @pytest.mark.parametrize("policy", PrefixCache)
+def test_each_row_is_as_if_alone_when_rows_have_deltas_of_their_own(policy: PrefixCache, case: Case) -> None:
+    problem, count = case.open(policy), len(case.rows.all)
+    deltas = case.deltas(2 * count).reshape(2, count, -1)
+    readouts, kept = problem.readouts(deltas)
+    assert problem.meter.forwards == 2
+    for row in range(count):
+        shared, shared_kept = problem.readouts(deltas[:, row])
+        found, wanted = (kept, shared_kept) if row == count - 1 else (readouts[:, row], shared[:, row])
+        np.testing.assert_allclose(found, wanted, atol=TOLERANCE)
+    assert np.abs(readouts[:, 0] - shared[:, 0]).max() > 0.1
+
+
+@pytest.mark.parametrize("policy", PrefixCache)
 def test_readouts_equal_the_initial_ones_when_delta_is_zero(
     policy: PrefixCache, case: Case, manifest: Manifest
 ) -> None:

@@ -86,8 +86,7 @@ def test_forwards_are_the_meters_when_searched(case: Case, lens: Lens) -> None:
     # Only a last step of the lens that was refused is behind the last look, when no epoch followed.
     assert case.meter.forwards - forwards[-1] <= 1
     differences = case.meter.forwards - (len(case.asked) - 1)  # the prefill gives the start
-    assert differences % SMALL.directions == 0  # an epoch's, over some of the rows alone
-    assert differences > 0
+    assert differences >= SMALL.directions
 
 
 @pytest.mark.parametrize("clamp", [0.05, 0.5])

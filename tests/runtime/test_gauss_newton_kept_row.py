@@ -13,8 +13,8 @@ from mobiedit.runtime.lens import Lens
 from mobiedit.runtime.search import SearchTask
 from tests.runtime.gauss_newton_case import SMALL, Case
 
-CONFIG = replace(SMALL, mu=0.01, top_tokens=10_000)
-"""Short differences, and no token dropped: curvature and rounding alone are between what is compared."""
+CONFIG = replace(SMALL, mu=0.01, top_tokens=10_000, groups=1)
+"""Short differences, all measured, no token dropped: curvature and rounding alone are between what is compared."""
 # Curvature: differences to one side against central ones, both of a hundredth of the value's norm.
 TOLERANCE = 0.01
 

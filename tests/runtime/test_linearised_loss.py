@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mobiedit.runtime.configuration import LossConfig
@@ -83,7 +86,8 @@ def network(request: pytest.FixtureRequest) -> Network:
     seed = 100 * request.param
     jacobian = Jacobian(ROWS, TOKENS, KEPT, HIDDEN)
     basis = jacobian.complement(draw(seed, KNOWN, HIDDEN), KNOWN)
-    jacobian.extend(basis, draw(seed + 1, KNOWN, ROWS, TOKENS, HIDDEN), draw(seed + 2, KNOWN, KEPT, HIDDEN))
+    columns, kept_columns = draw(seed + 1, KNOWN, ROWS, TOKENS, HIDDEN), draw(seed + 2, KNOWN, KEPT, HIDDEN)
+    jacobian.extend(basis, columns, kept_columns, np.zeros((ROWS + 1, KNOWN), np.bool_))
     before = log_softmax(head(draw(seed + 3, KEPT, HIDDEN)))
     readouts, kept = draw(seed + 5, ROWS, TOKENS, HIDDEN), draw(seed + 6, KEPT, HIDDEN)
     return Network(draw(seed + 4, HIDDEN), readouts, kept, before, jacobian)
@@ -93,23 +97,38 @@ def double(array: Floats) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).double()
 
 
-def data_terms(network: Network, keep: int, c: Tensor, config: LossConfig = CONFIG) -> Tensor:
-    """Return the truncated likelihood and divergence in float64: the terms that the curvature is of."""
-    readouts, kept = network.top(keep)
+def likelihood(network: Network, keep: int, c: Tensor) -> Tensor:
+    """Return the truncated negative log-likelihood [R, t] in float64."""
+    readouts, _ = network.top(keep)
     slopes = double(WEIGHT[readouts.ids] @ network.jacobian.readouts)
     logits = double(readouts.logits).reshape(ROWS, TOKENS, -1) + slopes @ c
     rest = double(readouts.rest).reshape(ROWS, TOKENS)
     normaliser = torch.logaddexp(torch.logsumexp(logits, dim=-1), rest)
     wanted = torch.from_numpy(np.searchsorted(readouts.ids, TARGET))
-    nll = (normaliser - logits[:, torch.arange(TOKENS), wanted]).mean()
+    return normaliser - logits[:, torch.arange(TOKENS), wanted]
 
+
+def divergence(network: Network, keep: int, c: Tensor) -> Tensor:
+    """Return the truncated divergence of the kept row in float64: a sum, each from its own distribution before."""
+    _, kept = network.top(keep)
     kl = torch.zeros((), dtype=torch.float64)
-    for k, rest in enumerate(double(kept.rest)):  # the divergences are summed, each from its own distribution before
+    for k, rest in enumerate(double(kept.rest)):
         logits = double(kept.logits[k]) + double(WEIGHT[kept.ids] @ network.jacobian.kept[k]) @ c
         normaliser = torch.logaddexp(torch.logsumexp(logits, dim=-1), rest)
         before = double(np.exp(network.before[k, kept.ids]))
         kl = kl + before @ (normaliser - logits) + (1 - before.sum()).clamp_min(0) * (normaliser - rest)
-    return nll + config.kl_factor * kl
+    return kl
+
+
+def data_terms(network: Network, keep: int, c: Tensor, config: LossConfig = CONFIG) -> Tensor:
+    """Return what the curvature is of."""
+    return likelihood(network, keep, c).mean() + config.kl_factor * divergence(network, keep, c)
+
+
+def network_curvature(network: Network, keep: int, c: Floats) -> NDArray[np.float64]:
+    """Return the dense curvature [n, n] of the data terms and of a damping of 1."""
+    hessian = torch.autograd.functional.hessian(lambda x: data_terms(network, keep, x), double(c))
+    return np.asarray(hessian.numpy() + 2 / VALUE_NORM**2 * np.eye(KNOWN))
 
 
 def reference(network: Network, keep: int, c: Tensor, damping: float, config: LossConfig = CONFIG) -> Tensor:
@@ -141,6 +160,38 @@ def wall(network: Network, c: Tensor, limit: float) -> Tensor:
     """Return what is added beyond the limit: 20 nats at twice the squared norm, and no kink at the limit."""
     delta = double(network.at) + c @ double(network.jacobian.basis)
     return 20 * (delta @ delta / limit**2 - 1).clamp_min(0) ** 2
+
+
+@pytest.mark.parametrize("keep", [5, VOCABULARY])
+def test_step_costs_what_is_doubted_when_columns_are_guessed(keep: int, network: Network) -> None:
+    guessed = np.array([[0, 0, 1, 1], [1, 0, 0, 1], [0, 0, 1, 0], [1, 1, 0, 0]], np.bool_)  # the kept row last
+    zero, c = torch.zeros(KNOWN, dtype=torch.float64), draw(6, KNOWN)
+    jacobian, model = copy(network.jacobian), network.model(keep)
+    jacobian.guessed = guessed
+    doubting = replace(network, jacobian=jacobian).model(keep)
+
+    def diagonal(of: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.diagonal(torch.autograd.functional.hessian(of, zero))
+
+    of_rows = [diagonal(lambda x, r=r: likelihood(network, keep, x)[r].sum() / (ROWS * TOKENS)) for r in range(ROWS)]
+    doubt = 0.5 * sum(row.numpy() * mask for row, mask in zip(of_rows, guessed[:-1], strict=True))
+    of_kept = CONFIG.kl_factor * diagonal(lambda x: divergence(network, keep, x)).numpy()
+    doubt += of_kept[2:].mean() * guessed[-1]
+    sure, unsure = model._evaluate(c, 1.0), doubting._evaluate(c, 1.0)
+    assert unsure[0] - sure[0] == pytest.approx(doubt @ c**2 / 2, rel=TOLERANCE, abs=TOLERANCE)
+    np.testing.assert_allclose(unsure[1] - sure[1], doubt * c, rtol=TOLERANCE, atol=TOLERANCE)
+    dense = network_curvature(network, keep, c) + np.diag(doubt)
+    step = doubting._newton_step(c, unsure[1], 1.0)
+    assert np.linalg.norm(dense @ step + unsure[1]) <= TOLERANCE * np.linalg.norm(unsure[1])
+    assert doubt.min() > 0.01
+
+
+def test_kept_row_adds_no_doubt_when_it_has_measured_nothing(network: Network) -> None:
+    jacobian = copy(network.jacobian)
+    jacobian.guessed = np.zeros((ROWS + 1, KNOWN), np.bool_)
+    jacobian.guessed[-1] = True
+    unknown, c = replace(network, jacobian=jacobian).model(5), draw(6, KNOWN)
+    assert unknown._evaluate(c, 1.0)[0] == network.model(5)._evaluate(c, 1.0)[0]
 
 
 @pytest.mark.parametrize("relative", [0.5, 0.9, 1.1])

@@ -18,11 +18,11 @@ def failed(times: int, norm: float = 1.0) -> Trust:
 
 
 def test_settings_are_the_configured_ones_when_a_search_begins() -> None:
-    assert Trust.full(CONFIG) == Trust(CONFIG, damping=2.0, mu=0.08, clamp=5.0, failures=0)
+    assert Trust.full(CONFIG) == Trust(CONFIG, damping=2.0, mu=0.08, clamp=5.0, failures=0, alike=True)
 
 
 def test_epochs_are_more_careful_when_one_failed() -> None:
-    assert failed(1) == Trust(CONFIG, damping=6.0, mu=0.04, clamp=5.0, failures=1)
+    assert failed(1) == Trust(CONFIG, damping=6.0, mu=0.04, clamp=5.0, failures=1, alike=False)
 
 
 def test_damping_stays_bounded_when_many_epochs_fail() -> None:
@@ -35,6 +35,7 @@ def test_damping_stays_bounded_when_many_epochs_fail() -> None:
 def test_settings_return_when_an_epoch_succeeds(factor: float) -> None:
     trust = failed(2).after_success(factor)
     assert (trust.mu, trust.failures) == (0.08, 0)
+    assert not trust.alike  # rows that were unlike remain so
     assert trust.damping == factor * failed(2).damping
 
 

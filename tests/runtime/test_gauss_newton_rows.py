@@ -1,0 +1,64 @@
+"""Who measures what in the Gauss-Newton search: groups of rows, until a row turns out to be unlike the others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mobiedit.runtime.gauss_newton import _Point, _Search
+from mobiedit.runtime.lens import Lens
+from tests.runtime.gauss_newton_case import SMALL, Case
+
+CONFIG = replace(SMALL, groups=2, mu=0.01, top_tokens=10_000)
+# Curvature: differences to one side against central ones, both of a hundredth of the value's norm.
+TOLERANCE = 0.01
+
+
+def opened(case: Case, lens: Lens) -> tuple[_Search, _Point]:
+    """Return a search and a point of it that is not even."""
+    search = _Search(case.task, CONFIG, lens)
+    delta = np.random.default_rng(1).standard_normal((1, len(case.task.value))).astype(np.float32)
+    (point,) = search._evaluate(delta * np.float32(case.task.value_norm / np.linalg.norm(delta)))
+    return search, replace(point, uneven=False)
+
+
+def measure(search: _Search, point: _Point) -> None:
+    search._measure(point, search._lack(search._top(point.readouts)))
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_columns_are_central_differences_where_a_row_has_measured(uneven: bool, case: Case, lens: Lens) -> None:
+    search, point = opened(case, lens)
+    measure(search, replace(point, uneven=uneven))
+    jacobian, length = search._jacobian, np.float32(0.01 * case.task.value_norm)
+    assert len(jacobian.basis) == CONFIG.directions * (1 if uneven else 2)
+    assert jacobian.guessed.mean() == (0 if uneven else 0.5)
+    ahead, behind = (case.task.problem.readouts(point.delta + sign * length * jacobian.basis)[0] for sign in (1, -1))
+    wanted = np.moveaxis((ahead - behind) / (2 * length), 0, -1)  # [R, t, D, n]
+    own = ~jacobian.guessed[:-1]
+    for row, columns in enumerate(jacobian.readouts):
+        found, true = columns[..., own[row]], wanted[row][..., own[row]]
+        assert np.linalg.norm(found - true) < TOLERANCE * np.linalg.norm(true)
+
+
+def test_every_row_measures_when_an_epoch_has_failed(case: Case, lens: Lens) -> None:
+    search, point = opened(case, lens)
+    search._trust = search._trust.after_failure(1.0).after_success(1.0)
+    measure(search, point)
+    assert not search._jacobian.guessed.any()
+
+
+def test_rows_are_uneven_when_one_stays_behind_the_others(case: Case, lens: Lens) -> None:
+    search, point = opened(case, lens)
+    (initial,) = search._points(point.delta[None], point.readouts[None], point.kept[None])
+    assert not initial.uneven  # without training no target is likely
+    strict = replace(CONFIG, stop_probability=2 * initial.probability)
+    (near,) = _Search(case.task, strict, lens)._points(point.delta[None], point.readouts[None], point.kept[None])
+    rows = case.task.loss(point.readouts[None], point.kept[None], point.delta[None]).row_probabilities[0]
+    assert near.uneven == bool(rows.min() < rows.mean() / 2)
+    reached = replace(CONFIG, stop_probability=0.9 * initial.probability)
+    (there,) = _Search(case.task, reached, lens)._points(point.delta[None], point.readouts[None], point.kept[None])
+    assert there.uneven == (not there.safe)
+    assert there.uneven  # greedy decoding yields something else
