@@ -166,7 +166,7 @@ class _Search:
         spare_new = orthonormal(spare, free - len(new), np.concatenate([jacobian.basis, new]))
         new = np.concatenate([new, spare_new])
         new = new[: len(new) - len(new) % groups.count]
-        by_all = np.repeat(renewed[:, None], groups.rows + 1, axis=1)
+        by_all = RowGroups(groups.rows, 1).deal(renewed)
         readouts, kept = self._differences(point, np.concatenate([by_all, groups.deal(new)]))
         for direction, change, kept_change in zip(renewed, readouts, kept, strict=False):
             jacobian.correct(direction, change, kept_change)

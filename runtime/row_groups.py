@@ -33,11 +33,7 @@ class RowGroups:
     def deal(self, directions: Floats) -> Floats:
         """Return what each row of k forwards measures [k, R + 1, D], of k G directions [k G, D]; the kept row last."""
         packed = directions.reshape(-1, self.count, directions.shape[1])
-        forwards = np.arange(len(packed))
-        whose = np.concatenate(
-            [np.broadcast_to(self._of_rows, (len(packed), self.rows)), self._of_kept(len(packed))[:, None]], axis=1
-        )
-        return np.asarray(packed[forwards[:, None], whose])
+        return np.asarray(packed[np.arange(len(packed))[:, None], self._whose(len(packed))])
 
     def columns(self, readouts: Floats, kept: Floats) -> tuple[Floats, Floats]:
         """Return the derivatives along each direction, [k G, R, t, D] and [k G, K, D], of those that `deal` led to.
@@ -56,20 +52,20 @@ class RowGroups:
             found[:, group] = readouts[:, own].mean(axis=1, keepdims=True)
             found[:, group, own] = readouts[:, own]
         found_kept = np.zeros((len(kept), self.count, *kept.shape[1:]), np.float32)
-        found_kept[np.arange(len(kept)), self._of_kept(len(kept))] = kept
+        found_kept[np.arange(len(kept)), self._whose(len(kept))[:, -1]] = kept
         return found.reshape(-1, *readouts.shape[1:]), found_kept.reshape(-1, *kept.shape[1:])
 
     def guessed(self, forwards: int) -> NDArray[np.bool_]:
         """Return [R + 1, k G] which columns of k forwards a row has not measured, the kept row last."""
-        of_rows = np.tile(self._of_rows[:, None] != np.arange(self.count), forwards)
-        of_kept = self._of_kept(forwards)[:, None] != np.arange(self.count)
-        return np.concatenate([of_rows, of_kept.reshape(1, -1)])
+        others = self._whose(forwards)[..., None] != np.arange(self.count)
+        return np.moveaxis(others, 1, 0).reshape(self.rows + 1, -1)
 
     @property
     def _of_rows(self) -> NDArray[np.int64]:
         """[R] the group of each rewriting row."""
         return np.arange(self.rows) % self.count
 
-    def _of_kept(self, forwards: int) -> NDArray[np.int64]:
-        """[k] the group that the kept row goes with in each forward."""
-        return np.arange(forwards) % self.count
+    def _whose(self, forwards: int) -> NDArray[np.int64]:
+        """[k, R + 1] the group that each row goes with in each forward, the kept row last."""
+        of_rows = np.broadcast_to(self._of_rows, (forwards, self.rows))
+        return np.column_stack([of_rows, np.arange(forwards) % self.count])

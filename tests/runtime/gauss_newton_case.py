@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from mobiedit.runtime.configuration import GaussNewtonConfig
 from mobiedit.runtime.costs import CostMeter
 from mobiedit.runtime.edit_problem import Floats
+from mobiedit.runtime.gauss_newton import _Point, _Search
+from mobiedit.runtime.lens import Lens
 from mobiedit.runtime.prompt_rows import EditRequest
 from mobiedit.runtime.readout_loss import LossTerms, log_softmax
 from mobiedit.runtime.search import Progress, SearchResult, SearchTask
@@ -40,6 +44,21 @@ class Case:
         terms = self.task.evaluate(delta[None])
         self.meter.forwards = forwards
         return terms
+
+
+def away(case: Case, config: GaussNewtonConfig, lens: Lens) -> tuple[_Search, _Point]:
+    """Return a search, and a point of it as far from the start as the value is long."""
+    search = _Search(case.task, config, lens)
+    delta = np.random.default_rng(1).standard_normal((1, len(case.task.value))).astype(np.float32)
+    (point,) = search._evaluate(delta * np.float32(case.task.value_norm / np.linalg.norm(delta)))
+    return search, point
+
+
+def central_differences(task: SearchTask, delta: Floats, directions: Floats) -> tuple[Floats, Floats]:
+    """Return derivatives along unit directions [n, D]: the rows' [n, R, t, D], the kept one's [n, K, D]."""
+    length = np.float32(0.01 * task.value_norm)
+    ahead, behind = (task.problem.readouts(delta + sign * length * directions) for sign in (1, -1))
+    return (ahead[0] - behind[0]) / (2 * length), (ahead[1] - behind[1]) / (2 * length)
 
 
 def losses_of(found: SearchResult) -> list[float]:

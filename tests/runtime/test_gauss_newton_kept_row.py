@@ -11,7 +11,7 @@ from mobiedit.runtime.gauss_newton import Floats, _Point, _Search
 from mobiedit.runtime.lack import Lack
 from mobiedit.runtime.lens import Lens
 from mobiedit.runtime.search import SearchTask
-from tests.runtime.gauss_newton_case import SMALL, Case
+from tests.runtime.gauss_newton_case import SMALL, Case, away, central_differences
 
 CONFIG = replace(SMALL, mu=0.01, top_tokens=10_000, groups=1)
 """Short differences, all measured, no token dropped: curvature and rounding alone are between what is compared."""
@@ -37,17 +37,12 @@ class Opened:
 
     def differences(self, delta: Floats, directions: Floats) -> Floats:
         """Return central differences [n, K, D] of the kept row at ``delta`` along unit directions [n, D]."""
-        length = np.float32(0.01 * self.task.value_norm)
-        ahead, behind = (self.task.problem.readouts(delta + sign * length * directions)[1] for sign in (1, -1))
-        return np.asarray((ahead - behind) / (2 * length))
+        return central_differences(self.task, delta, directions)[1]
 
 
 @pytest.fixture
 def opened(case: Case, lens: Lens) -> Opened:
-    search = _Search(case.task, CONFIG, lens)
-    delta = np.random.default_rng(1).standard_normal((1, len(case.task.value))).astype(np.float32)
-    (point,) = search._evaluate(delta * np.float32(case.task.value_norm / np.linalg.norm(delta)))
-    return Opened(case.task, search, point)
+    return Opened(case.task, *away(case, CONFIG, lens))
 
 
 def apart(found: Floats, wanted: Floats) -> Floats:

@@ -9,7 +9,7 @@ import pytest
 
 from mobiedit.runtime.gauss_newton import _Point, _Search
 from mobiedit.runtime.lens import Lens
-from tests.runtime.gauss_newton_case import SMALL, Case
+from tests.runtime.gauss_newton_case import SMALL, Case, away, central_differences
 
 CONFIG = replace(SMALL, groups=2, mu=0.01, top_tokens=10_000)
 # Curvature: differences to one side against central ones, both of a hundredth of the value's norm.
@@ -17,10 +17,8 @@ TOLERANCE = 0.01
 
 
 def opened(case: Case, lens: Lens) -> tuple[_Search, _Point]:
-    """Return a search and a point of it that is not even."""
-    search = _Search(case.task, CONFIG, lens)
-    delta = np.random.default_rng(1).standard_normal((1, len(case.task.value))).astype(np.float32)
-    (point,) = search._evaluate(delta * np.float32(case.task.value_norm / np.linalg.norm(delta)))
+    """Return a search and a point of it whose rows are even."""
+    search, point = away(case, CONFIG, lens)
     return search, replace(point, uneven=False)
 
 
@@ -32,11 +30,11 @@ def measure(search: _Search, point: _Point) -> None:
 def test_columns_are_central_differences_where_a_row_has_measured(uneven: bool, case: Case, lens: Lens) -> None:
     search, point = opened(case, lens)
     measure(search, replace(point, uneven=uneven))
-    jacobian, length = search._jacobian, np.float32(0.01 * case.task.value_norm)
+    jacobian = search._jacobian
     assert len(jacobian.basis) == CONFIG.directions * (1 if uneven else 2)
     assert jacobian.guessed.mean() == (0 if uneven else 0.5)
-    ahead, behind = (case.task.problem.readouts(point.delta + sign * length * jacobian.basis)[0] for sign in (1, -1))
-    wanted = np.moveaxis((ahead - behind) / (2 * length), 0, -1)  # [R, t, D, n]
+    differences, _ = central_differences(case.task, point.delta, jacobian.basis)
+    wanted = np.moveaxis(differences, 0, -1)  # [R, t, D, n]
     own = ~jacobian.guessed[:-1]
     for row, columns in enumerate(jacobian.readouts):
         found, true = columns[..., own[row]], wanted[row][..., own[row]]

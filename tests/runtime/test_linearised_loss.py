@@ -125,10 +125,10 @@ def data_terms(network: Network, keep: int, c: Tensor, config: LossConfig = CONF
     return likelihood(network, keep, c).mean() + config.kl_factor * divergence(network, keep, c)
 
 
-def network_curvature(network: Network, keep: int, c: Floats) -> NDArray[np.float64]:
-    """Return the dense curvature [n, n] of the data terms and of a damping of 1."""
+def dense_curvature(network: Network, keep: int, c: Floats, damping: float) -> NDArray[np.float64]:
+    """Return the curvature [n, n] of the data terms and of the damping."""
     hessian = torch.autograd.functional.hessian(lambda x: data_terms(network, keep, x), double(c))
-    return np.asarray(hessian.numpy() + 2 / VALUE_NORM**2 * np.eye(KNOWN))
+    return np.asarray(hessian.numpy() + 2 * damping / VALUE_NORM**2 * np.eye(KNOWN))
 
 
 def reference(network: Network, keep: int, c: Tensor, damping: float, config: LossConfig = CONFIG) -> Tensor:
@@ -180,7 +180,7 @@ def test_step_costs_what_is_doubted_when_columns_are_guessed(keep: int, network:
     sure, unsure = model._evaluate(c, 1.0), doubting._evaluate(c, 1.0)
     assert unsure[0] - sure[0] == pytest.approx(doubt @ c**2 / 2, rel=TOLERANCE, abs=TOLERANCE)
     np.testing.assert_allclose(unsure[1] - sure[1], doubt * c, rtol=TOLERANCE, atol=TOLERANCE)
-    dense = network_curvature(network, keep, c) + np.diag(doubt)
+    dense = dense_curvature(network, keep, c, 1.0) + np.diag(doubt)
     step = doubting._newton_step(c, unsure[1], 1.0)
     assert np.linalg.norm(dense @ step + unsure[1]) <= TOLERANCE * np.linalg.norm(unsure[1])
     assert doubt.min() > 0.01
@@ -272,8 +272,7 @@ def test_newton_step_solves_the_dense_system_when_the_curvature_is_the_data_term
     c = 0.3 * draw(4, KNOWN)
     model = network.model(keep)
     gradient = model._evaluate(c, damping)[1]
-    hessian = torch.autograd.functional.hessian(lambda x: data_terms(network, keep, x), double(c))
-    dense = hessian.numpy() + 2 * damping / VALUE_NORM**2 * np.eye(KNOWN)
+    dense = dense_curvature(network, keep, c, damping)
     step = model._newton_step(c, gradient, damping)
     assert np.linalg.norm(dense @ step + gradient) <= TOLERANCE * np.linalg.norm(gradient)
     wanted = -np.linalg.solve(dense, gradient)

@@ -24,7 +24,7 @@ def measured(of_rows: Floats, of_kept: Floats, groups: RowGroups, directions: Fl
 
 @pytest.mark.parametrize("forwards", [0, 1, 4])
 @pytest.mark.parametrize(("rows", "count"), CASES)
-def test_columns_are_the_derivative_where_rows_are_alike(rows: int, count: int, forwards: int) -> None:
+def test_columns_are_the_derivative_when_rows_are_alike(rows: int, count: int, forwards: int) -> None:
     groups, directions = RowGroups(rows, count), draw(0, forwards * count, WIDTH)
     one = draw(1, TOKENS, HIDDEN, WIDTH)
     of_kept = draw(2, KEPT, HIDDEN, WIDTH)
