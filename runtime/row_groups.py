@@ -58,7 +58,7 @@ class RowGroups:
     def guessed(self, forwards: int) -> NDArray[np.bool_]:
         """Return [R + 1, k G] which columns of k forwards a row has not measured, the kept row last."""
         others = self._whose(forwards)[..., None] != np.arange(self.count)
-        return np.moveaxis(others, 1, 0).reshape(self.rows + 1, -1)
+        return np.asarray(np.moveaxis(others, 1, 0).reshape(self.rows + 1, -1))
 
     @property
     def _of_rows(self) -> NDArray[np.int64]:
