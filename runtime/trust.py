@@ -15,6 +15,7 @@ GIVE_UP = 8
 _REJECTED, _STRONGEST = 3.0, 16.0  # growth of the damping, and where it ends: a step too short to fail teaches nothing
 _WIDENING, _WIDEST = 1.25, 2.0  # growth of the limit, and where it ends
 _AT_LIMIT = 0.98
+_SLOW = 0.05  # nats an epoch: rows that are alike yield more
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Trust:
     failures
         Epochs in a row without a better delta.
     alike
-        Whether rows may stand in for one another (`RowGroups`): until an epoch has failed.
+        Whether rows may stand in for one another (`RowGroups`): until an epoch has failed, or won little.
     """
 
     config: GaussNewtonConfig
@@ -70,6 +71,7 @@ class Trust:
             alike=False,
         )
 
-    def after_success(self, factor: float) -> Trust:
-        """Return the settings behind an epoch whose best step had ``factor`` times the damping."""
-        return replace(self, damping=factor * self.damping, mu=self.config.mu, failures=0)
+    def after_success(self, factor: float, fall: float) -> Trust:
+        """Return the settings behind an epoch that won ``fall`` nats by a step of ``factor`` times the damping."""
+        alike = self.alike and fall >= _SLOW
+        return replace(self, damping=factor * self.damping, mu=self.config.mu, failures=0, alike=alike)
