@@ -123,10 +123,13 @@ class GaussNewtonConfig:
     refinements
         Steps of the lens alone before the first epoch.
     directions
-        Forwards an epoch that measure differences, each along a direction for every group of rows; half as many once
-        every row measures for itself.
+        Forwards an epoch that measure differences, each along a direction for every group of rows.
     groups
         How many groups of rows measure directions of their own (`RowGroups`).
+    columns
+        Directions that the Jacobian keeps; the oldest are dropped.
+    spare_directions
+        How many of an epoch's come from the gradient subspace, whatever the lens proposes.
     mu
         Length of a perturbation, relative to the norm of the value at the subject; see `perturbation.LEAST`. After an
         epoch without a better delta it is halved.
@@ -147,8 +150,10 @@ class GaussNewtonConfig:
     steps: int = 150
     forwards: int = 2000
     refinements: int = 6
-    directions: int = 56
-    groups: int = 6
+    directions: int = 16
+    groups: int = 3
+    columns: int = 256
+    spare_directions: int = 42
     mu: float = 0.05
     top_tokens: int = 64
     damping: float = 1.0
@@ -158,11 +163,11 @@ class GaussNewtonConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be searched with."""
-        counts = ("steps", "forwards", "directions", "groups", "top_tokens")
+        counts = ("steps", "forwards", "directions", "groups", "columns", "top_tokens")
         if min(getattr(self, name) for name in counts) < 1:
             raise RequestError(f"{', '.join(counts)} must be 1 or more: give positive numbers")
-        if self.refinements < 0:
-            raise RequestError("refinements must be 0 or more: give a whole number")
+        if min(self.refinements, self.spare_directions) < 0:
+            raise RequestError("refinements and spare_directions must be 0 or more: give whole numbers")
         if not (math.isfinite(self.norm_penalty) and self.norm_penalty >= 0):
             raise RequestError("the norm penalty must be 0 or more: give a number")
         if not all(math.isfinite(x) and x > 0 for x in (self.mu, self.damping, self.clamp)):

@@ -26,11 +26,6 @@ Integers = NDArray[np.int64]
 _CACHE_BYTES = 64 * 2**20  # of the rows' K and V that one run of the suffix is given
 
 
-def deltas_at_once(cache_bytes: int) -> int:
-    """Return for how many deltas the rows' cache of this size is repeated: beyond that it takes more than it saves."""
-    return max(1, _CACHE_BYTES // cache_bytes)
-
-
 @dataclass(frozen=True)
 class Prefill:
     """All rows run once without delta.
@@ -212,10 +207,14 @@ class EditProblem:
             Normalised hidden states at the read-outs of the rewriting rows [N, R, t, D], and of the kept row [N, K, D].
         """
         self.meter.forwards += len(deltas)
-        at_once = deltas_at_once(sum(tensor.nbytes for tensor in self.window.cache.tensors))
-        parts = np.array_split(deltas, max(1, -(-len(deltas) // at_once)))
+        parts = np.array_split(deltas, max(1, -(-len(deltas) // self._deltas_at_once)))
         read = [self._readouts(part) for part in parts]
         return np.concatenate([readouts for readouts, _ in read]), np.concatenate([kept for _, kept in read])
+
+    @property
+    def _deltas_at_once(self) -> int:
+        """For how many deltas the rows' cache is repeated: beyond that it takes more than it saves."""
+        return max(1, _CACHE_BYTES // sum(tensor.nbytes for tensor in self.window.cache.tensors))
 
     def _readouts(self, deltas: Floats) -> tuple[Floats, Floats]:
         """Return what `readouts` does, in one run of the suffix."""

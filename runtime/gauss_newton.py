@@ -9,6 +9,7 @@ differences, a model that is minimised without forwards (`LinearisedLoss`), and 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from .configuration import GaussNewtonConfig
 from .jacobian import Jacobian, orthonormal
-from .lack import lack_of
+from .lack import Lack
 from .lens import Lens
 from .linearised_loss import LinearisedLoss
 from .row_groups import RowGroups
@@ -29,7 +30,7 @@ _START_SCALES = (0.4, 0.6, 0.8, 1.0)  # lengths of the lens's start
 _WORSE = 0.3  # nats that the lens's start may be worse than no delta
 _FALL = 1e-3  # of the loss: less does not pay for an epoch
 _REFINEMENT_FALL = 0.02  # less does not pay for another step of the lens
-_FRESH = 0.375  # of the gradient subspace that an epoch measures anew at most, where all of it is known
+_LIKELY = 0.95  # a token of this probability asks for no directions of its own
 _LENGTHENED = 1.1
 
 
@@ -105,7 +106,7 @@ class _Search:
             if self._done(best) or self._exhausted():
                 break
             lack = self._lack(self._top(best.readouts))
-            step = self._scaled(self._lens_step(lack))
+            step = self._scaled(self._lens.images(lack.errors).sum(axis=0))
             (tried,) = self._evaluate(within(best.delta + step, self._limit)[None])
             self._steps += 1
             if tried.objective > best.objective - _REFINEMENT_FALL:
@@ -149,19 +150,21 @@ class _Search:
             self._trust = self._trust.after_failure(float(np.linalg.norm(point.delta)) / self._task.value_norm)
             self._jacobian.forget(len(self._jacobian.basis) // 2)  # old columns are the first to mislead
             return None
-        self._trust = self._trust.after_success(DAMPINGS[tried.index(best)], point.objective - best.objective)
+        self._trust = self._trust.after_success(DAMPINGS[tried.index(best)])
         self._jacobian.correct(best.delta - point.delta, best.readouts - point.readouts, best.kept - point.kept)
         return best
 
-    def _measure(self, point: _Point, lack: Floats) -> None:
+    def _measure(self, point: _Point, lack: Lack) -> None:
         """Spend forwards on differences: to renew the columns along the known gradient, and for new directions."""
-        jacobian, groups = self._jacobian, self._groups_for(point)
-        # Where rows measure for themselves, a forward teaches less, and the point had better move on.
-        forwards = self._config.directions if groups.count > 1 else -(-self._config.directions // 2)
-        self._make_room(forwards * groups.count)
-        known = jacobian.pulled_back(lack)
-        renewed = orthonormal((known.sum(axis=0), *known), forwards // 4, jacobian.basis[:0])
-        new = self._new_directions(lack, (forwards - len(renewed)) * groups.count)
+        jacobian, config, groups = self._jacobian, self._config, self._groups_for(point)
+        known = jacobian.pulled_back(lack.by_row)
+        nothing = np.zeros((0, known.shape[1]), np.float32)
+        renewed = orthonormal((known.sum(axis=0), *known), config.directions // 4, nothing)
+        free = (config.directions - len(renewed)) * groups.count
+        new = jacobian.complement(self._promising(lack, point.delta), max(1, free - config.spare_directions))
+        spare = itertools.islice(self._spare, len(self._lens.subspace))
+        spare_new = orthonormal(spare, free - len(new), np.concatenate([jacobian.basis, new]))
+        new = np.concatenate([new, spare_new])
         new = new[: len(new) - len(new) % groups.count]
         by_all = RowGroups(groups.rows, 1).deal(renewed)
         readouts, kept = self._differences(point, np.concatenate([by_all, groups.deal(new)]))
@@ -169,18 +172,7 @@ class _Search:
             jacobian.correct(direction, change, kept_change)
         readouts, kept = readouts[len(renewed) :], kept[len(renewed) :]
         jacobian.extend(new, *groups.columns(readouts, kept), groups.guessed(len(kept)))
-
-    def _make_room(self, new: int) -> None:
-        """Forget the oldest columns: all of the subspace is known in two epochs, and nothing would be measured anew."""
-        rank = len(self._lens.subspace)
-        self._jacobian.forget(max(0, rank - min(new, int(_FRESH * rank))))
-
-    def _new_directions(self, lack: Floats, limit: int) -> Floats:
-        """Return at most ``limit`` directions [k, D] outside the basis: the lens's, and the subspace's in turn."""
-        of_lens = self._jacobian.complement([self._lens_step(lack)], 1)
-        spare = itertools.islice(self._spare, len(self._lens.subspace))
-        known = np.concatenate([self._jacobian.basis, of_lens])
-        return np.concatenate([of_lens, orthonormal(spare, limit - len(of_lens), known)])
+        jacobian.forget(config.columns)
 
     def _groups_for(self, point: _Point) -> RowGroups:
         """Return who measures what: rows are taken to be alike until it shows that they are not."""
@@ -194,6 +186,20 @@ class _Search:
         readouts, kept = self._task.problem.readouts(point.delta + length * directions)
         self._forwards += len(directions)
         return (readouts - point.readouts) / length, (kept - point.kept) / length
+
+    def _promising(self, lack: Lack, delta: Floats) -> Iterator[Floats]:
+        """Yield the lens's directions: for all errors together, for each, for the target against its competitors."""
+        images = self._lens.images(lack.errors)
+        yield images.sum(axis=0)
+        open_positions = [int(j) for j in np.argsort(lack.probabilities) if lack.probabilities[j] < _LIKELY]
+        for position in open_positions:
+            yield images[position]
+        unembedding = self._task.decoder.unembedding
+        for position in open_positions:
+            wanted = unembedding(self._target[position : position + 1])
+            for row in wanted - unembedding(lack.competitors[position]):
+                yield self._lens.image(row, position)
+        yield delta
 
     def _model(self, point: _Point, top: TopLogits) -> LinearisedLoss:
         task = self._task
@@ -217,13 +223,9 @@ class _Search:
         flat = readouts.reshape(-1, readouts.shape[-1])
         return top_logits(self._task.decoder.run_head, flat, self._config.top_tokens, self._target)
 
-    def _lack(self, top: TopLogits) -> Floats:
-        centre = self._lens.centre.astype(np.float32)
-        return lack_of(top, self._target, self._task.decoder.unembedding, centre)
-
-    def _lens_step(self, lack: Floats) -> Floats:
-        """Return the step [D] that the lens has for all errors together, relative to the value."""
-        return np.asarray(self._lens.images(lack.sum(axis=0)).sum(axis=0))
+    def _lack(self, top: TopLogits) -> Lack:
+        unembedding, centre = self._task.decoder.unembedding, self._lens.centre.astype(np.float32)
+        return Lack.of(top, self._target, unembedding, centre)
 
     def _evaluate(self, deltas: Floats) -> list[_Point]:
         self._forwards += len(deltas)

@@ -87,6 +87,10 @@ class Lens:
         """
         return np.stack([error @ self._map(self.step, position) for position, error in enumerate(errors)])
 
+    def image(self, difference: Floats, position: int) -> Floats:
+        """Return the delta [D] that moves the read-out at ``position`` along ``difference`` [D]."""
+        return np.asarray(difference @ self._map(self.step, position))
+
     def _map(self, maps: NDArray[np.float16], position: int) -> Floats:
         return np.asarray(maps[min(position, len(maps) - 1)], np.float32)
 

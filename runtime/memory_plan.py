@@ -13,7 +13,6 @@ from pathlib import Path
 
 from .bundle_layout import GRAPHS, LENS, TOKENIZER
 from .configuration import ExecutionConfig, GaussNewtonConfig
-from .edit_problem import deltas_at_once
 from .manifest import Manifest, ModelShape
 from .readout_loss import logits_at_once
 from .staged_edit import graph_bytes, stages_edits
@@ -26,7 +25,7 @@ _WINDOW_TOKENS = 4  # of a row from the subject's last token on
 _ANSWER_TOKENS = 2
 _ACTIVATIONS = 3  # arrays as wide as the MLP that are alive at once in a layer
 _LOGITS = 2.25  # copies: the session's or one to work with, numpy's, and a flag for each
-_COLUMNS = 384  # of the Jacobian: as many as the gradient subspace has directions (`calibration/lens.py`)
+_EPOCHS = 4  # of an ordinary search, each with its columns of the Jacobian
 
 
 @dataclass(frozen=True)
@@ -102,11 +101,11 @@ def _search_bytes(manifest: Manifest) -> float:
     shape, search = manifest.shape, GaussNewtonConfig()
     rows = len(manifest.row_prefixes) + 1
     suffix_layers = shape.n_layers - manifest.edit_layer - 1
-    cache = 2 * 4 * suffix_layers * shape.n_kv_heads * shape.head_dim * _ROW_TOKENS * rows
-    at_once = min(search.directions, deltas_at_once(cache))
-    tokens = rows * max(_ROW_TOKENS, at_once * _WINDOW_TOKENS)
-    caches = cache * (1 + at_once)
-    jacobian = 2 * 4 * min(shape.width, _COLUMNS) * shape.width * rows * _ANSWER_TOKENS
+    tokens = rows * max(_ROW_TOKENS, search.directions * _WINDOW_TOKENS)
+    cache = 2 * 4 * suffix_layers * shape.n_kv_heads * shape.head_dim * _ROW_TOKENS
+    caches = cache * (1 + search.directions) * rows
+    columns = min(search.columns, _EPOCHS * search.directions * search.groups)
+    jacobian = 2 * 4 * columns * shape.width * rows * _ANSWER_TOKENS
     logits = _LOGITS * 4 * shape.vocabulary * min(logits_at_once(shape.vocabulary), 4 * (rows - 1) * _ANSWER_TOKENS)
     return _activations(shape, tokens) + caches + jacobian + logits + 4 * rows * _ROW_TOKENS * shape.mlp_width
 

@@ -15,7 +15,6 @@ GIVE_UP = 8
 _REJECTED, _STRONGEST = 3.0, 16.0  # growth of the damping, and where it ends: a step too short to fail teaches nothing
 _WIDENING, _WIDEST = 1.25, 2.0  # growth of the limit, and where it ends
 _AT_LIMIT = 0.98
-_SLOW = 0.05  # nats an epoch: rows that are alike yield more
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Trust:
     failures
         Epochs in a row without a better delta.
     alike
-        Whether rows may stand in for one another (`RowGroups`): until an epoch has failed, or won little.
+        Whether rows may stand in for one another (`RowGroups`): until an epoch has failed.
     """
 
     config: GaussNewtonConfig
@@ -71,7 +70,6 @@ class Trust:
             alike=False,
         )
 
-    def after_success(self, factor: float, fall: float) -> Trust:
-        """Return the settings behind an epoch that won ``fall`` nats by a step of ``factor`` times the damping."""
-        alike = self.alike and fall >= _SLOW
-        return replace(self, damping=factor * self.damping, mu=self.config.mu, failures=0, alike=alike)
+    def after_success(self, factor: float) -> Trust:
+        """Return the settings behind an epoch whose best step had ``factor`` times the damping."""
+        return replace(self, damping=factor * self.damping, mu=self.config.mu, failures=0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mobiedit.runtime.gauss_newton import Floats, _Point, _Search
+from mobiedit.runtime.lack import Lack
 from mobiedit.runtime.lens import Lens
 from mobiedit.runtime.search import SearchTask
 from tests.runtime.gauss_newton_case import SMALL, Case, away, central_differences
@@ -26,7 +27,7 @@ class Opened:
     search: _Search
     point: _Point
 
-    def lack(self, point: _Point) -> Floats:
+    def lack(self, point: _Point) -> Lack:
         return self.search._lack(self.search._top(point.readouts))
 
     def measured(self, directions: Floats) -> Floats:
@@ -53,7 +54,7 @@ def test_kept_columns_are_central_differences_when_measured(opened: Opened) -> N
     opened.search._measure(opened.point, opened.lack(opened.point))
     basis = opened.search._jacobian.basis
     wanted = opened.differences(opened.point.delta, basis)
-    assert len(basis) == CONFIG.directions // 2
+    assert len(basis) == CONFIG.directions
     assert apart(opened.measured(basis), wanted).max() < TOLERANCE
     assert apart(wanted[:, ::-1], wanted).max() > 0.5
 
@@ -62,7 +63,7 @@ def test_kept_column_along_the_gradient_is_renewed_when_measured_at_another_poin
     opened.search._measure(opened.point, opened.lack(opened.point))
     (other,) = opened.search._evaluate(-opened.point.delta[None])
     lack = opened.lack(other)
-    gradient = opened.search._jacobian.pulled_back(lack).sum(axis=0, keepdims=True)
+    gradient = opened.search._jacobian.pulled_back(lack.by_row).sum(axis=0, keepdims=True)
     gradient /= np.linalg.norm(gradient)
     wanted = opened.differences(other.delta, gradient)
     assert apart(opened.measured(gradient), wanted).min() > 5 * TOLERANCE

@@ -77,6 +77,7 @@ def test_images_are_mapped_by_position_when_target_has_tokens(tokens: int, lens:
     for position in range(tokens):
         wanted = errors[position].astype(np.float64) @ lens.step[min(position, POSITIONS - 1)].astype(np.float64)
         np.testing.assert_allclose(images[position], wanted, atol=TOLERANCE)
+        np.testing.assert_allclose(lens.image(errors[position], position), images[position], atol=TOLERANCE)
 
 
 def test_lens_is_what_was_written_when_read(tmp_path: Path) -> None:

@@ -33,17 +33,10 @@ def test_damping_stays_bounded_when_many_epochs_fail() -> None:
 
 @pytest.mark.parametrize("factor", DAMPINGS)
 def test_settings_return_when_an_epoch_succeeds(factor: float) -> None:
-    trust = failed(2).after_success(factor, 1.0)
+    trust = failed(2).after_success(factor)
     assert (trust.mu, trust.failures) == (0.08, 0)
     assert not trust.alike  # rows that were unlike remain so
     assert trust.damping == factor * failed(2).damping
-
-
-@pytest.mark.parametrize(("fall", "alike"), [(0.06, True), (0.04, False)])
-def test_rows_are_taken_to_be_alike_when_epochs_win_enough(fall: float, alike: bool) -> None:
-    trust = Trust.full(CONFIG).after_success(1.0, fall)
-    assert trust.alike == alike
-    assert trust.after_success(1.0, 1.0).alike == alike
 
 
 def test_clamp_widens_to_twice_when_delta_is_stuck_at_it() -> None:
@@ -59,9 +52,9 @@ def test_clamp_stays_when_delta_is_shorter() -> None:
 
 
 def test_a_wider_clamp_stays_when_an_epoch_succeeds() -> None:
-    assert failed(1, norm=CONFIG.clamp).after_success(1.0, 1.0).clamp == 1.25 * CONFIG.clamp
+    assert failed(1, norm=CONFIG.clamp).after_success(1.0).clamp == 1.25 * CONFIG.clamp
 
 
 def test_trust_is_lost_when_all_epochs_in_a_row_failed() -> None:
     assert [failed(times).lost for times in (0, GIVE_UP - 1, GIVE_UP)] == [False, False, True]
-    assert not failed(GIVE_UP - 1).after_success(1.0, 1.0).after_failure(1.0).lost
+    assert not failed(GIVE_UP - 1).after_success(1.0).after_failure(1.0).lost
