@@ -22,6 +22,8 @@ REQUESTS = {
 SMALL = GaussNewtonConfig(steps=6, directions=8, top_tokens=32)
 REACHABLE = GaussNewtonConfig(directions=8, clamp=20.0, stop_probability=0.15)
 """What weights without training can be taught: their values are short, and no direction does one thing alone."""
+# Curvature: differences to one side against central ones, both of a hundredth of the value's norm.
+TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,10 @@ from mobiedit.runtime.gauss_newton import Floats, _Point, _Search
 from mobiedit.runtime.lack import Lack
 from mobiedit.runtime.lens import Lens
 from mobiedit.runtime.search import SearchTask
-from tests.runtime.gauss_newton_case import SMALL, Case, away, central_differences
+from tests.runtime.gauss_newton_case import SMALL, TOLERANCE, Case, away, central_differences
 
 CONFIG = replace(SMALL, mu=0.01, top_tokens=10_000, groups=1)
 """Short differences, all measured, no token dropped: curvature and rounding alone are between what is compared."""
-# Curvature: differences to one side against central ones, both of a hundredth of the value's norm.
-TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,9 @@ import pytest
 
 from mobiedit.runtime.gauss_newton import _Point, _Search
 from mobiedit.runtime.lens import Lens
-from tests.runtime.gauss_newton_case import SMALL, Case, away, central_differences
+from tests.runtime.gauss_newton_case import SMALL, TOLERANCE, Case, away, central_differences
 
 CONFIG = replace(SMALL, groups=2, mu=0.01, top_tokens=10_000)
-# Curvature: differences to one side against central ones, both of a hundredth of the value's norm.
-TOLERANCE = 0.01
 
 
 def opened(case: Case, lens: Lens) -> tuple[_Search, _Point]:
