@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mobiedit.runtime.decoder import Decoder, Slots
-from mobiedit.runtime.edit_problem import Window
 from mobiedit.runtime.prompt_rows import padded
+from mobiedit.runtime.window import Window
 
 from .differentiable_rows import DifferentiableRows
 from .facts import FactRow

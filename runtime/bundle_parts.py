@@ -23,7 +23,13 @@ from .stored_matrix import StoredMatrix
 
 
 def load_parts(
-    folder: Path, shape: ModelShape, edit_layer: int, mask_value: float, graphs: Mapping[str, Runnable]
+    folder: Path,
+    shape: ModelShape,
+    edit_layer: int,
+    mask_value: float,
+    graphs: Mapping[str, Runnable],
+    *,
+    fixed_shapes: bool = False,
 ) -> DecoderParts:
     """Read the constants and put them beside the four graphs.
 
@@ -31,6 +37,8 @@ def load_parts(
     ----------
     graphs
         By name, from `cpu_graphs` or another maker.
+    fixed_shapes
+        As in `DecoderParts`.
 
     Raises
     ------
@@ -53,6 +61,7 @@ def load_parts(
         shape=shape,
         edit_layer=edit_layer,
         mask_value=mask_value,
+        fixed_shapes=fixed_shapes,
     )
 
 
@@ -80,7 +89,8 @@ def load_decoder(
         graphs = stages.graphs()
     else:
         graphs = cpu_graphs(folder, config, fold_weights=manifest.precision in NPU_PRECISIONS)
-    return Decoder(load_parts(folder, shape, layer, mask_value, graphs), CostMeter())
+    parts = load_parts(folder, shape, layer, mask_value, graphs, fixed_shapes=bool(config.target))
+    return Decoder(parts, CostMeter())
 
 
 def cpu_graphs(folder: Path, config: ExecutionConfig, *, fold_weights: bool) -> dict[str, Runnable]:

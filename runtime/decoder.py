@@ -120,6 +120,8 @@ class DecoderParts:
         K and V of the sink token in each layer in turn, [1, n_kv, 1, head_dim].
     mask_value
         What the attention mask adds to a score to hide it.
+    fixed_shapes
+        Whether the graphs pad every run to one of few shapes: several short ones then cost more than a long one.
     """
 
     prefix: Runnable
@@ -133,6 +135,7 @@ class DecoderParts:
     shape: ModelShape
     edit_layer: int
     mask_value: float
+    fixed_shapes: bool = False
 
 
 class Decoder:

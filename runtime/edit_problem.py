@@ -8,6 +8,7 @@ exact.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,11 +20,13 @@ from .decoder import Decoder, EditLayerOutput, LayerCache, Slots
 from .gate import Gate, gate_parameters, strength
 from .prompt_rows import PromptRows
 from .rank_one import subject_key
+from .window import Run, Window
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 _CACHE_BYTES = 64 * 2**20  # of the rows' K and V that one run of the suffix is given
+_RUN_TOKENS = 16  # that are computed in about the time that a run takes to read its weights
 
 
 @dataclass(frozen=True)
@@ -95,52 +98,6 @@ def through_edit_layer(decoder: Decoder, ids: Integers, slots: Slots) -> EditLay
     return decoder.run_edit(residual, slots)
 
 
-@dataclass(frozen=True)
-class Window:
-    """The tokens that a forward computes in the suffix, and the cache of those in front.
-
-    Attributes
-    ----------
-    starts
-        [B] first computed token of each row.
-    hidden
-        [B, T, D] residual stream behind the edit layer, without delta.
-    scales
-        [B, T] what of delta each token receives.
-    cache
-        K and V of the tokens before ``starts``.
-    """
-
-    starts: Integers
-    hidden: Floats
-    scales: Floats
-    cache: LayerCache
-
-    @staticmethod
-    def open(
-        starts: Integers, lengths: Integers, hidden: Floats, scales: Floats, sink: LayerCache, new: tuple[Floats, ...]
-    ) -> Window:
-        """Return the window of rows that were run whole, from ``starts`` [B] on.
-
-        Parameters
-        ----------
-        lengths
-            [B] tokens of each row.
-        hidden, scales
-            [B, T, D] and [B, T] of all tokens.
-        sink, new
-            The sink token's K and V, and those of all tokens.
-        """
-        tokens = int((lengths - starts).max())
-        index = np.minimum(starts[:, None] + np.arange(tokens), hidden.shape[1] - 1)
-        return Window(
-            starts,
-            np.take_along_axis(hidden, index[:, :, None], axis=1),
-            np.take_along_axis(scales, index, axis=1),
-            sink.extended(new).cut(1 + starts),
-        )
-
-
 class EditProblem:
     """The rows of an edit with their caches.
 
@@ -194,9 +151,8 @@ class EditProblem:
         self._scales = np.where(behind_subject, strengths, 0).astype(np.float32)
         first_readout = np.array([row.readouts[0] for row in rows.all])
         self._stale_starts = np.minimum(stale_tokens, first_readout)
-        self.initial_readouts, self.initial_kept = self._read(filled.final[None], np.zeros_like(rows.lengths))
-        self.window = self._open_window(filled.suffix_new)
-        self._expanded: tuple[int, LayerCache] | None = None
+        self.initial_readouts, self.initial_kept = self._read(filled.final[:, None], np.zeros_like(rows.lengths))
+        self._open(filled.suffix_new)
 
     def readouts(self, deltas: Floats) -> tuple[Floats, Floats]:
         """Run one forward for each delta [N, D], or [N, B, D] where every row has its own.
@@ -217,13 +173,16 @@ class EditProblem:
         return max(1, _CACHE_BYTES // sum(tensor.nbytes for tensor in self.window.cache.tensors))
 
     def _readouts(self, deltas: Floats) -> tuple[Floats, Floats]:
-        """Return what `readouts` does, in one run of the suffix."""
+        """Return what `readouts` does, each of the runs for all deltas at once."""
         n, rows = len(deltas), len(self.rows.all)
-        of_rows = deltas if deltas.ndim == 3 else deltas[:, None]
-        hidden = self._base_hidden(n) + self.window.scales[:, :, None] * of_rows[:, :, None]
-        hidden = hidden.reshape(n * rows, *hidden.shape[2:])
-        final, _ = self._decoder.run_suffix(hidden, self._cache_for(n))
-        return self._read(final.reshape(n, rows, *final.shape[1:]), self.window.starts)
+        of_rows = np.broadcast_to(deltas if deltas.ndim == 3 else deltas[:, None], (n, rows, deltas.shape[-1]))
+        finals: list[Floats] = []
+        for run in self._runs(n):
+            hidden = self._base_hidden(run.window, n)
+            hidden = hidden + run.window.scales[:, :, None] * of_rows[:, run.rows, None]
+            final, _ = self._decoder.run_suffix(hidden.reshape(-1, *hidden.shape[2:]), run.cache_for(n))
+            finals.extend(np.moveaxis(final.reshape(hidden.shape), 1, 0))
+        return self._read(finals, self.window.starts)
 
     def refresh(self, delta: Floats) -> None:
         """Compute the stale policy's cache again with ``delta`` [D] in place; the others have nothing to do."""
@@ -231,35 +190,45 @@ class EditProblem:
             return
         hidden = self._hidden + self._scales[:, :, None] * delta
         _, new = self._decoder.run_suffix(hidden, self._sink(len(hidden)))
-        self.window = self._open_window(new)
-        self._expanded = None
+        self._open(new)
+
+    def _open(self, new: tuple[Floats, ...]) -> None:
+        """Open the policy's window, and the runs that compute it."""
+        self.window = window = self._open_window(new)
+        rewriting, rows = len(self.rows.rewriting), len(self.rows.all)
+        parts = (slice(rewriting), slice(rewriting, rows))
+        self._together, self._apart = Run(slice(rows), window), tuple(Run(part, window.of(part)) for part in parts)
+
+    def _runs(self, n: int) -> tuple[Run, ...]:
+        """Return the runs that compute the window for n deltas: the kept row alone where it would be mostly padding."""
+        together = (self._together,)
+        if self._policy is PrefixCache.OFF or self._decoder.parts.fixed_shapes:
+            return together
+        padding = self._together.tokens - sum(run.tokens for run in self._apart)
+        return self._apart if n * padding >= _RUN_TOKENS else together
 
     def _open_window(self, new: tuple[Floats, ...]) -> Window:
         """Return the window of the policy, from the suffix's K and V of all tokens."""
         batch = len(self.rows.all)
         if self._policy is PrefixCache.OFF:
-            return Window(np.zeros(batch, np.int64), self._hidden, self._scales, self._sink(batch))
+            starts = np.zeros(batch, np.int64)
+            return Window(starts, self.rows.lengths, self._hidden, self._scales, self._sink(batch))
         starts = self.rows.subjects if self._policy is PrefixCache.EXACT else self._stale_starts
         return Window.open(starts, self.rows.lengths, self._hidden, self._scales, self._sink(batch), new)
 
-    def _base_hidden(self, n: int) -> Floats:
-        """[1 or N, B, T, D] the window; without a cache, computed for each delta from the embeddings."""
+    def _base_hidden(self, window: Window, n: int) -> Floats:
+        """[1 or N, B, T, D] a window; without a cache, of all rows, computed for each delta from the embeddings."""
         if self._policy is not PrefixCache.OFF:
-            return self.window.hidden[None]
+            return window.hidden[None]
         ids = np.tile(self.rows.padded_ids(), (n, 1))
         hidden = through_edit_layer(self._decoder, ids, self._slots).hidden
         return hidden.reshape(n, -1, *hidden.shape[1:])
 
-    def _cache_for(self, n: int) -> LayerCache:
-        # Steps come with the same number of deltas again and again: the repeated cache is worth keeping.
-        if self._expanded is None or self._expanded[0] != n:
-            self._expanded = (n, self.window.cache.take(np.tile(np.arange(len(self.rows.all)), n)))
-        return self._expanded[1]
-
     def _sink(self, batch: int) -> LayerCache:
         return self._decoder.sink_caches(batch)[1]
 
-    def _read(self, final: Floats, starts: Integers) -> tuple[Floats, Floats]:
-        """Pick the read-outs out of hidden states [N, B, T, D] whose first token is at ``starts``."""
-        read = [final[:, b, np.array(row.readouts) - starts[b]] for b, row in enumerate(self.rows.all)]
+    def _read(self, finals: Iterable[Floats], starts: Integers) -> tuple[Floats, Floats]:
+        """Pick the read-outs out of each row's hidden states [N, T, D], whose first token is at ``starts``."""
+        rows = zip(finals, self.rows.all, starts, strict=True)
+        read = [final[:, np.array(row.readouts) - start] for final, row, start in rows]
         return np.stack(read[:-1], axis=1), read[-1]

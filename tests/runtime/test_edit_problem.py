@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ class Case:
     direction: Floats
     value_norm: float
     open: Callable[..., EditProblem]
-    """Takes policy, meter and stale_tokens."""
+    """Takes policy, meter, stale_tokens, and the decoder to run ``on``."""
 
     def deltas(self, n: int) -> Floats:
         """Return random deltas as long as the value at the subject."""
@@ -63,11 +63,19 @@ def case(
     inverse = KeyStatistics.find(fp32_bundle / KEY_STATISTICS)
     direction = rank_one_direction(filled.subject_key(rows), inverse)
 
-    def open_problem(policy: PrefixCache, meter: CostMeter | None = None, stale_tokens: int = 10) -> EditProblem:
+    def open_problem(
+        policy: PrefixCache, meter: CostMeter | None = None, stale_tokens: int = 10, on: Decoder = decoder
+    ) -> EditProblem:
         meter = meter or CostMeter()
-        return EditProblem(decoder.metered(meter), rows, filled, direction, slots, meter, policy, stale_tokens)
+        return EditProblem(on.metered(meter), rows, filled, direction, slots, meter, policy, stale_tokens)
 
     return Case(rows, slots, direction, float(np.linalg.norm(filled.subject_value(rows))), open_problem)
+
+
+@pytest.fixture
+def fixed(decoder: Decoder) -> Decoder:
+    """The decoder, as if its graphs had fixed shapes: all rows run together."""
+    return Decoder(replace(decoder.parts, fixed_shapes=True), CostMeter())
 
 
 def real_states(
@@ -231,7 +239,7 @@ def test_refresh_does_no_work_when_the_policy_keeps_nothing_that_moves(policy: P
 
 
 @pytest.mark.parametrize("n", [1, 5])
-def test_forward_costs_the_windows_tokens_when_a_policy_keeps_some(n: int, case: Case) -> None:
+def test_forward_costs_the_windows_tokens_when_a_policy_keeps_some(n: int, case: Case, fixed: Decoder) -> None:
     rows = case.rows
     longest = int(rows.lengths.max())
     firsts = np.array([row.readouts[0] for row in rows.all])
@@ -239,7 +247,7 @@ def test_forward_costs_the_windows_tokens_when_a_policy_keeps_some(n: int, case:
     counted = {}
     for policy in PrefixCache:
         meter = CostMeter()
-        case.open(policy, meter, 4).readouts(case.deltas(n))
+        case.open(policy, meter, 4, on=fixed).readouts(case.deltas(n))
         assert meter.forwards == n
         # Two layers up to the edit, two behind it: without a cache all four, for every token of the padded batch.
         window = int((rows.lengths - starts[policy]).max()) if policy in starts else longest
@@ -247,6 +255,28 @@ def test_forward_costs_the_windows_tokens_when_a_policy_keeps_some(n: int, case:
         assert meter.token_layers == n * len(rows.all) * window * layers
         counted[policy] = meter.token_layers
     assert counted[PrefixCache.EXACT] < counted[PrefixCache.OFF]
+
+
+@pytest.mark.parametrize("policy", [PrefixCache.EXACT, PrefixCache.STALE])
+def test_no_row_is_padded_to_the_kept_ones_length_when_there_are_many_deltas(policy: PrefixCache, case: Case) -> None:
+    meter, rows, deltas = CostMeter(), case.rows, case.deltas(16)
+    problem = case.open(policy, meter, 0)
+    sizes = rows.lengths - problem.window.starts
+    rewriting, kept = int(sizes[:-1].max()), int(sizes[-1])
+    assert rewriting != kept
+    found = problem.readouts(deltas)
+    assert (meter.dispatches, meter.token_layers) == (2, 16 * 2 * (len(rows.rewriting) * rewriting + kept))
+    for n, delta in enumerate(deltas):
+        for alone, together in zip(problem.readouts(delta[None]), found, strict=True):
+            np.testing.assert_allclose(alone[0], together[n], atol=TOLERANCE)
+
+
+def test_rows_run_together_when_graphs_have_fixed_shapes(case: Case, fixed: Decoder) -> None:
+    meter, deltas = CostMeter(), case.deltas(16)
+    found = case.open(PrefixCache.EXACT, meter, on=fixed).readouts(deltas)
+    assert meter.dispatches == 1
+    for together, apart in zip(found, case.open(PrefixCache.EXACT).readouts(deltas), strict=True):
+        np.testing.assert_allclose(together, apart, atol=TOLERANCE)
 
 
 def test_forwards_add_up_when_deltas_come_in_several_calls(case: Case) -> None:
@@ -280,10 +310,10 @@ def test_subject_key_is_the_bare_prompts_when_there_is_no_other_row(
 
 
 def test_readouts_are_the_same_bits_when_deltas_run_a_few_at_a_time(
-    case: Case, monkeypatch: pytest.MonkeyPatch
+    case: Case, fixed: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meter = CostMeter()
-    problem, deltas = case.open(PrefixCache.EXACT, meter), case.deltas(5)
+    problem, deltas = case.open(PrefixCache.EXACT, meter, on=fixed), case.deltas(5)
     whole, whole_cost = problem.readouts(deltas), meter.cost()
     of_a_delta = sum(tensor.nbytes for tensor in problem.window.cache.tensors)
     monkeypatch.setattr("mobiedit.runtime.edit_problem._CACHE_BYTES", 2 * of_a_delta)
