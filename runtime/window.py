@@ -70,7 +70,15 @@ class Window:
 
 
 class Run:
-    """Some rows of a window that the suffix runs together, each of them for several deltas."""
+    """Some rows of a forward that the suffix runs together, for several deltas at once.
+
+    Attributes
+    ----------
+    rows
+        Which of the forward's.
+    window
+        Theirs alone.
+    """
 
     def __init__(self, rows: slice, window: Window) -> None:
         self.rows = rows
