@@ -20,13 +20,22 @@ from .decoder import Decoder, EditLayerOutput, LayerCache, Slots
 from .gate import Gate, gate_parameters, strength
 from .prompt_rows import PromptRows
 from .rank_one import subject_key
-from .window import Run, Window
+from .window import Window
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 _CACHE_BYTES = 64 * 2**20  # of the rows' K and V that one run of the suffix is given
 _RUN_TOKENS = 16  # that are computed in about the time that a run takes to read its weights
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Some rows of a forward that the suffix runs together, their window, and its cache for each of several deltas."""
+
+    rows: slice
+    window: Window
+    cache: LayerCache
 
 
 @dataclass(frozen=True)
@@ -180,7 +189,7 @@ class EditProblem:
         for run in self._runs(n):
             hidden = self._base_hidden(run.window, n)
             hidden = hidden + run.window.scales[:, :, None] * of_rows[:, run.rows, None]
-            final, _ = self._decoder.run_suffix(hidden.reshape(-1, *hidden.shape[2:]), run.cache_for(n))
+            final, _ = self._decoder.run_suffix(hidden.reshape(-1, *hidden.shape[2:]), run.cache)
             finals.extend(np.moveaxis(final.reshape(hidden.shape), 1, 0))
         return self._read(finals, self.window.starts)
 
@@ -193,19 +202,28 @@ class EditProblem:
         self._open(new)
 
     def _open(self, new: tuple[Floats, ...]) -> None:
-        """Open the policy's window, and the runs that compute it."""
-        self.window = window = self._open_window(new)
-        rewriting, rows = len(self.rows.rewriting), len(self.rows.all)
-        parts = (slice(rewriting), slice(rewriting, rows))
-        self._together, self._apart = Run(slice(rows), window), tuple(Run(part, window.of(part)) for part in parts)
+        """Open the policy's window, and those of its parts where they may run by themselves."""
+        self.window = self._open_window(new)
+        self._repeated: tuple[int, tuple[_Run, ...]] | None = None
+        self._apart: tuple[tuple[slice, Window], ...] = ()
+        if self._policy is not PrefixCache.OFF and not self._decoder.parts.fixed_shapes:
+            kept = len(self.rows.rewriting)
+            self._apart = tuple((part, self.window.of(part)) for part in (slice(kept), slice(kept, kept + 1)))
 
-    def _runs(self, n: int) -> tuple[Run, ...]:
-        """Return the runs that compute the window for n deltas: the kept row alone where it would be mostly padding."""
-        together = (self._together,)
-        if self._policy is PrefixCache.OFF or self._decoder.parts.fixed_shapes:
-            return together
-        padding = self._together.tokens - sum(run.tokens for run in self._apart)
-        return self._apart if n * padding >= _RUN_TOKENS else together
+    def _runs(self, n: int) -> tuple[_Run, ...]:
+        """Return the runs that compute the window for n deltas."""
+        # Steps come with the same number of deltas again and again: the repeated caches are worth keeping.
+        if self._repeated is None or self._repeated[0] != n:
+            runs = (_Run(rows, window, window.repeated_cache(n)) for rows, window in self._parts(n))
+            self._repeated = (n, tuple(runs))
+        return self._repeated[1]
+
+    def _parts(self, n: int) -> tuple[tuple[slice, Window], ...]:
+        """Return the rows that run together for n deltas: the kept row alone where it would be mostly padding."""
+        padding = self.window.tokens - sum(window.tokens for _, window in self._apart)
+        if self._apart and n * padding >= _RUN_TOKENS:
+            return self._apart
+        return ((slice(len(self.rows.all)), self.window),)
 
     def _open_window(self, new: tuple[Floats, ...]) -> Window:
         """Return the window of the policy, from the suffix's K and V of all tokens."""

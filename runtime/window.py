@@ -68,32 +68,11 @@ class Window:
         hidden, scales = (np.ascontiguousarray(tokens[rows, : sizes.max()]) for tokens in (self.hidden, self.scales))
         return Window(self.starts[rows], sizes, hidden, scales, cache.cut(cache.lengths))
 
-
-class Run:
-    """Some rows of a forward that the suffix runs together, for several deltas at once.
-
-    Attributes
-    ----------
-    rows
-        Which of the forward's.
-    window
-        Theirs alone.
-    """
-
-    def __init__(self, rows: slice, window: Window) -> None:
-        self.rows = rows
-        self.window = window
-        self._repeated: tuple[int, LayerCache] | None = None
-
     @property
     def tokens(self) -> int:
         """What is computed for one delta, with the padding."""
-        return self.window.scales.size
+        return self.scales.size
 
-    def cache_for(self, n: int) -> LayerCache:
+    def repeated_cache(self, n: int) -> LayerCache:
         """Return the rows' cache for each of n deltas."""
-        # Steps come with the same number of deltas again and again: the repeated cache is worth keeping.
-        if self._repeated is None or self._repeated[0] != n:
-            cache = self.window.cache
-            self._repeated = (n, cache.take(np.tile(np.arange(len(cache.lengths)), n)))
-        return self._repeated[1]
+        return self.cache.take(np.tile(np.arange(len(self.starts)), n))
