@@ -1,12 +1,13 @@
 """ROME with backpropagation in FP32, as the reference: same model, layer, rows, key, direction and loss as BUNDLE.
 
-Usage: python -m scripts.backprop_oracle BUNDLE --data counterfact.json --limit 20 --json OUT
+Usage: python -m scripts.backprop_oracle BUNDLE --data counterfact.json --limit 20 --no-contrast --json OUT
 
 The file is that of ``mobiedit bench``. Adam takes at most 25 steps of rate 0.5 and the clamp is ROME's (Meng et al.
 2022, and its public code: v_num_grad_steps 25, v_lr 0.5, clamp_norm_factor 4, stop below 0.05); the loss is the one
 that every search here has. A forward evaluates all rows once. A backward pass, one a step, goes back through the layers
 above the edit layer alone, since no weight has a gradient: about as much work as their forward. It is in the seconds,
-and in neither ``forwards`` nor ``token_layers``.
+and in neither ``forwards`` nor ``token_layers``. ROME tells an edit from no other context: ``--no-contrast``. Without
+this a delta of backpropagation is written as those of ``mobiedit bench`` are.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any
 import click
 import torch
 
-from mobiedit.runtime import EditConfig, PrefixCache
-from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
+from mobiedit.runtime import EditConfig, Method, PrefixCache
+from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand, contrast_option
+from mobiedit.runtime.contrast import contrasts_of
 from mobiedit.runtime.evaluation.commands import bench_and_print
 from scripts.support.backprop import BackpropConfig, backprop_search
 from scripts.support.bench_options import BenchOptions, bench_parameters, model_option
@@ -35,12 +37,20 @@ CACHES = {"none": PrefixCache.OFF, "exact": PrefixCache.EXACT}
     default="none",
     help="none: every step runs the whole model, as ROME does. exact: only what depends on the edit; the same numbers.",
 )
-def main(model: str, steps: int, cache: str, **given: Any) -> None:  # noqa: ANN401 - click gives options of any type
+@contrast_option
+def main(
+    model: str,
+    steps: int,
+    cache: str,
+    contrast: bool | None,
+    **given: Any,  # noqa: ANN401 - click gives options of any type
+) -> None:
     """Measure ROME's edits of BUNDLE on records."""
     options = BenchOptions(**given)
     if options.threads:
         torch.set_num_threads(options.threads)
-    edit = EditConfig(prefix_cache=CACHES[cache])
+    contrasts = contrasts_of(Method(options.method), wanted=contrast)
+    edit = EditConfig(prefix_cache=CACHES[cache], contrasts=contrasts)
     bundle, records = options.open(), options.read()
     refuse_edits(bundle, options.bundle)
     search = backprop_search(HostModel.load(bundle, model), BackpropConfig(steps=steps), edit)

@@ -55,18 +55,8 @@ class ResultFile:
         self.document = self._write()
 
     def _read(self) -> list[MeasuredRecord]:
-        with storage_errors(f"read {self._path}"):
-            data = self._path.read_bytes()
-        try:
-            raw = json.loads(data)
-            was = dict(_leaves(raw["settings"]))
-            records = [MeasuredRecord.from_dict(record) for record in raw["records"]]
-            _figures(records)  # figures that cannot be summed up are damage as well
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise RequestError(
-                f"{self._path} is damaged or no result of a benchmark: delete it, or name another file"
-            ) from error
-        now = dict(_leaves(self._settings))
+        settings, records = read_result(self._path)
+        was, now = dict(_leaves(settings)), dict(_leaves(self._settings))
         for name in {**was, **now}:
             if name not in was or name not in now or was[name] != now[name]:
                 raise RequestError(
@@ -84,6 +74,30 @@ class ResultFile:
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
         write_atomic(self._path, text.encode(), mode=None)
         return document
+
+
+def read_result(path: Path) -> tuple[dict[str, Any], list[MeasuredRecord]]:
+    """Return the settings and the records of a file.
+
+    Raises
+    ------
+    RequestError
+        When it is missing, damaged, or no result of a benchmark.
+    StorageError
+        When the disk refuses.
+    """
+    if not path.is_file():
+        raise RequestError(f"{path} is missing: name a file that `mobiedit bench` wrote")
+    with storage_errors(f"read {path}"):
+        data = path.read_bytes()
+    try:
+        raw = json.loads(data)
+        settings = {**raw["settings"]}  # TypeError when it is no mapping
+        records = [MeasuredRecord.from_dict(record) for record in raw["records"]]
+        _figures(records)  # figures that cannot be summed up are damage as well
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise RequestError(f"{path} is damaged or no result of a benchmark: delete it, or name another file") from error
+    return settings, records
 
 
 def _figures(records: Sequence[MeasuredRecord]) -> dict[str, Any]:

@@ -115,3 +115,15 @@ def test_script_writes_a_benchmarks_file(
     assert document["settings"]["edit"]["backprop"]["steps"] == 2
     assert "zeroth_order" not in document["settings"]["edit"]
     assert document["summary"]["forwards"]["median"] == 3
+
+
+def test_edits_are_romes_own_when_contrast_is_off(
+    fp32_bundle: Path, llama: Path, data: Path, tmp_path: Path, run: Any
+) -> None:
+    given = [fp32_bundle, "--data", data, "--model", llama, "--steps", 1, "--limit", 1, "--fluency-tokens", 0]
+    contrasts = {}
+    for name, more in {"on": (), "off": ("--no-contrast",)}.items():
+        run(main, [*given, *more, "--json", tmp_path / name])
+        contrasts[name] = json.loads((tmp_path / name).read_text("utf-8"))["settings"]["edit"]["contrasts"]
+    assert contrasts["on"]
+    assert contrasts["off"] == []

@@ -1,0 +1,94 @@
+"""Two ways to edit on the same records, from the files of `mobiedit bench`, paired record by record.
+
+Usage: python -m scripts.paired_results --first gn.json --second oracle.json
+
+Either may be given more than once, for a run in parts. Records are matched by their identifiers, those that only one
+side has are left out, and so are scores that a record lacks on either side. The standard error is of the mean
+difference, and the interval its bootstrap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
+from mobiedit.runtime.errors import RequestError
+from mobiedit.runtime.evaluation import MeasuredRecord
+from mobiedit.runtime.evaluation.result_file import read_result
+from mobiedit.runtime.evaluation.summary import SCORES, bootstrap_interval
+from scripts.support.tables import Cell, markdown_table
+
+Pairs = Sequence[tuple[MeasuredRecord, MeasuredRecord]]
+
+_FILES = click.Path(path_type=Path)
+
+
+@click.command(cls=ErrorCommand, context_settings=CONTEXT_SETTINGS)
+@click.option("--first", required=True, multiple=True, type=_FILES, help="A result; again for its other parts.")
+@click.option("--second", required=True, multiple=True, type=_FILES, help="What it is compared with, likewise.")
+def main(first: tuple[Path, ...], second: tuple[Path, ...]) -> None:
+    """Print what two benchmarks have on the records of both, and the differences, as Markdown."""
+    ours, theirs = _records(first), _records(second)
+    pairs = [(record, theirs[name]) for name, record in ours.items() if name in theirs]
+    if not pairs:
+        raise RequestError("no record is in both results: give those of one data file, with parts that overlap")
+    click.echo(f"{len(pairs)} records in both, {len(ours) - len(pairs)} and {len(theirs) - len(pairs)} in one alone\n")
+    scored = (_score_row(name, pairs) for name in ("token_accuracy", *SCORES))
+    click.echo(markdown_table([row for row in scored if row]))
+    for cost in ("forwards", "token_layers", "wall_s"):
+        _print_ratio(cost, pairs)
+
+
+def _records(paths: Sequence[Path]) -> dict[str, MeasuredRecord]:
+    """Return the records of a result's parts by their identifiers; RequestError where parts overlap."""
+    records: dict[str, MeasuredRecord] = {}
+    for path in paths:
+        for record in read_result(path)[1]:
+            if record.identifier in records:
+                raise RequestError(f"{path} has record {record.identifier} again: give parts that do not overlap")
+            records[record.identifier] = record
+    return records
+
+
+def _score_row(name: str, pairs: Pairs) -> dict[str, Cell] | None:
+    """Return a score's means and their difference, None where no record tells it on both sides."""
+    told = [(getattr(a.pre, name), getattr(a.post, name), getattr(b.post, name)) for a, b in pairs]
+    whole = np.array([each for each in told if None not in each], np.float64).reshape(-1, 3)
+    if not len(whole):
+        return None
+    before, first, second = whole.mean(axis=0)
+    differences = whole[:, 1] - whole[:, 2]
+    low, high = bootstrap_interval(differences.tolist())
+    return {
+        "score": name.replace("_", " "),
+        "records": len(whole),
+        "before": f"{before:.3f}",
+        "first": f"{first:.3f}",
+        "second": f"{second:.3f}",
+        "difference": f"{differences.mean():+.3f}",
+        "standard_error": f"{_standard_error(differences):.3f}",
+        "95_%": f"{low:+.3f} to {high:+.3f}",
+    }
+
+
+def _print_ratio(name: str, pairs: Pairs) -> None:
+    """Print a cost's ratio, first to second, over records that both have searched for."""
+    costs = [(getattr(a.cost, name), getattr(b.cost, name)) for a, b in pairs if a.cost and b.cost]
+    ratios = np.array([first / second for first, second in costs if first > 0 and second > 0])
+    if len(ratios):
+        label = name.replace("_", " ")
+        click.echo(f"{label}: x {np.exp(np.log(ratios).mean()):.2f}, geometric mean of {len(ratios)} records")
+
+
+def _standard_error(values: NDArray[np.float64]) -> float:
+    """Return that of a mean."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+if __name__ == "__main__":
+    main()
