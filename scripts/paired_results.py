@@ -3,8 +3,8 @@
 Usage: python -m scripts.paired_results --first gn.json --second oracle.json
 
 Either may be given more than once, for a run in parts. Records are matched by their identifiers, those that only one
-side has are left out, and so are scores that a record lacks on either side. The standard error is of the mean
-difference, and the interval its bootstrap.
+side has are left out, and so are scores that a record lacks on either side. What was before the edit is the
+first's. The standard error is of the mean difference, and the interval its bootstrap.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _FILES = click.Path(path_type=Path)
 @click.option("--second", required=True, multiple=True, type=_FILES, help="What it is compared with, likewise.")
 def main(first: tuple[Path, ...], second: tuple[Path, ...]) -> None:
     """Print what two benchmarks have on the records of both, and the differences, as Markdown."""
+    _require_one_source((*first, *second))
     ours, theirs = _records(first), _records(second)
     pairs = [(record, theirs[name]) for name, record in ours.items() if name in theirs]
     if not pairs:
@@ -42,6 +43,14 @@ def main(first: tuple[Path, ...], second: tuple[Path, ...]) -> None:
     click.echo(markdown_table([row for row in scored if row]))
     for cost in ("forwards", "token_layers", "wall_s"):
         _print_ratio(cost, pairs)
+
+
+def _require_one_source(paths: Sequence[Path]) -> None:
+    """Refuse results of several data files: their records share identifiers, and are others."""
+    sources = {path: read_result(path)[0].get("data_sha256") for path in paths}
+    for path, source in sources.items():
+        if source != sources[paths[0]]:
+            raise RequestError(f"{path} and {paths[0]} are of different data files: give results of the same one")
 
 
 def _records(paths: Sequence[Path]) -> dict[str, MeasuredRecord]:

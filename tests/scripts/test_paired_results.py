@@ -14,9 +14,9 @@ from mobiedit.runtime.evaluation.result_file import ResultFile
 from scripts.paired_results import main
 
 
-def write(path: Path, portability: dict[str, float | None], forwards: int) -> Path:
+def write(path: Path, portability: dict[str, float | None], forwards: int, data: str = "d") -> Path:
     """Write a result whose records have these portabilities and no neighbourhood."""
-    file = ResultFile(path, {"seed": 0}, resume=False)
+    file = ResultFile(path, {"data_sha256": data}, resume=False)
     for name, value in portability.items():
         pre = Metrics(portability=None if value is None else 0.25)
         post = Metrics(token_accuracy=1.0, portability=value)
@@ -65,6 +65,7 @@ def test_score_is_left_out_when_no_record_tells_it(tmp_path: Path) -> None:
         (["a"], ["c"], "no record is in both results: give those of one data file"),
         (["a"], ["nowhere"], "nowhere is missing: name a file that `mobiedit bench` wrote"),
         (["broken"], ["a"], "broken is damaged or no result of a benchmark"),
+        (["a"], ["other"], "are of different data files: give results of the same one"),
     ],
 )
 def test_results_are_refused_when_they_cannot_be_compared(
@@ -73,6 +74,7 @@ def test_results_are_refused_when_they_cannot_be_compared(
     write(tmp_path / "a", {"0": 0.5}, 1)
     write(tmp_path / "b", {"0": 0.5}, 1)
     write(tmp_path / "c", {"7": 0.5}, 1)
+    write(tmp_path / "other", {"0": 0.5}, 1, data="e")
     (tmp_path / "broken").write_text('{"settings": {}, "records": [1]}', "utf-8")
     result = compare([tmp_path / name for name in first], [tmp_path / name for name in second])
     assert result.exit_code == 2
