@@ -9,8 +9,10 @@ first's. The standard error is of the mean difference, and the interval its boot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -23,6 +25,7 @@ from mobiedit.runtime.evaluation.result_file import read_result
 from mobiedit.runtime.evaluation.summary import SCORES, bootstrap_interval
 from scripts.support.tables import Cell, markdown_table
 
+Files = Mapping[Path, tuple[dict[str, Any], list[MeasuredRecord]]]
 Pairs = Sequence[tuple[MeasuredRecord, MeasuredRecord]]
 
 _FILES = click.Path(path_type=Path)
@@ -33,8 +36,9 @@ _FILES = click.Path(path_type=Path)
 @click.option("--second", required=True, multiple=True, type=_FILES, help="What it is compared with, likewise.")
 def main(first: tuple[Path, ...], second: tuple[Path, ...]) -> None:
     """Print what two benchmarks have on the records of both, and the differences, as Markdown."""
-    _require_one_source((*first, *second))
-    ours, theirs = _records(first), _records(second)
+    files = {path: read_result(path) for path in (*first, *second)}
+    _require_one_source(files)
+    ours, theirs = _records(first, files), _records(second, files)
     pairs = [(record, theirs[name]) for name, record in ours.items() if name in theirs]
     if not pairs:
         raise RequestError("no record is in both results: give those of one data file, with parts that overlap")
@@ -45,19 +49,19 @@ def main(first: tuple[Path, ...], second: tuple[Path, ...]) -> None:
         _print_ratio(cost, pairs)
 
 
-def _require_one_source(paths: Sequence[Path]) -> None:
+def _require_one_source(files: Files) -> None:
     """Refuse results of several data files: their records share identifiers, and are others."""
-    sources = {path: read_result(path)[0].get("data_sha256") for path in paths}
-    for path, source in sources.items():
-        if source != sources[paths[0]]:
-            raise RequestError(f"{path} and {paths[0]} are of different data files: give results of the same one")
+    (first, (settings, _)), *others = files.items()
+    for path, (other, _) in others:
+        if other.get("data_sha256") != settings.get("data_sha256"):
+            raise RequestError(f"{path} and {first} are of different data files: give results of the same one")
 
 
-def _records(paths: Sequence[Path]) -> dict[str, MeasuredRecord]:
+def _records(paths: Sequence[Path], files: Files) -> dict[str, MeasuredRecord]:
     """Return the records of a result's parts by their identifiers; RequestError where parts overlap."""
     records: dict[str, MeasuredRecord] = {}
     for path in paths:
-        for record in read_result(path)[1]:
+        for record in files[path][1]:
             if record.identifier in records:
                 raise RequestError(f"{path} has record {record.identifier} again: give parts that do not overlap")
             records[record.identifier] = record
@@ -88,10 +92,10 @@ def _score_row(name: str, pairs: Pairs) -> dict[str, Cell] | None:
 def _print_ratio(name: str, pairs: Pairs) -> None:
     """Print a cost's ratio, first to second, over records that both have searched for."""
     costs = [(getattr(a.cost, name), getattr(b.cost, name)) for a, b in pairs if a.cost and b.cost]
-    ratios = np.array([first / second for first, second in costs if first > 0 and second > 0])
-    if len(ratios):
+    ratios = [first / second for first, second in costs if first > 0 and second > 0]
+    if ratios:
         label = name.replace("_", " ")
-        click.echo(f"{label}: x {np.exp(np.log(ratios).mean()):.2f}, geometric mean of {len(ratios)} records")
+        click.echo(f"{label}: x {statistics.geometric_mean(ratios):.2f}, geometric mean of {len(ratios)} records")
 
 
 def _standard_error(values: NDArray[np.float64]) -> float:
