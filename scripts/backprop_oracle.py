@@ -32,6 +32,12 @@ CACHES = {"none": PrefixCache.OFF, "exact": PrefixCache.EXACT}
 @model_option
 @click.option("--steps", type=click.IntRange(1), default=BackpropConfig.steps, help="Steps of Adam at most.")
 @click.option(
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    default=BackpropConfig.learning_rate,
+    help="Another one is another draw of the same search.",
+)
+@click.option(
     "--cache",
     type=click.Choice(list(CACHES)),
     default="none",
@@ -41,6 +47,7 @@ CACHES = {"none": PrefixCache.OFF, "exact": PrefixCache.EXACT}
 def main(
     model: str,
     steps: int,
+    learning_rate: float,
     cache: str,
     contrast: bool | None,
     **given: Any,  # noqa: ANN401 - click gives options of any type
@@ -53,7 +60,7 @@ def main(
     edit = EditConfig(prefix_cache=CACHES[cache], contrasts=contrasts)
     bundle, records = options.open(), options.read()
     refuse_edits(bundle, options.bundle)
-    search = backprop_search(HostModel.load(bundle, model), BackpropConfig(steps=steps), edit)
+    search = backprop_search(HostModel.load(bundle, model), BackpropConfig(steps, learning_rate), edit)
     bench_and_print(bundle, records, options.config(edit), options.out, resume=options.resume, foreign=search)
     click.echo("backward passes: one a step, in wall_s alone")
 

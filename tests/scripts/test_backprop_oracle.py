@@ -108,11 +108,13 @@ def test_script_writes_a_benchmarks_file(
 ) -> None:
     out = tmp_path / "oracle.json"
     given = [fp32_bundle, "--data", data, "--model", llama, "--steps", 2, "--cache", cache, "--json", out]
+    given += ["--learning-rate", 0.25]
     result = run(main, [*given, "--limit", 1, "--fluency-tokens", 0])
     assert "forwards" in result.output
     document = json.loads(out.read_text("utf-8"))
     assert document["settings"]["optimizer"] == document["records"][0]["optimizer"] == "backprop"
-    assert document["settings"]["edit"]["backprop"]["steps"] == 2
+    recorded = document["settings"]["edit"]["backprop"]
+    assert (recorded["steps"], recorded["learning_rate"]) == (2, 0.25)
     assert "zeroth_order" not in document["settings"]["edit"]
     assert document["summary"]["forwards"]["median"] == 3
 
