@@ -128,8 +128,8 @@ class GaussNewtonConfig:
         How many groups of rows measure directions of their own (`RowGroups`).
     columns
         Directions that the Jacobian keeps; the oldest are dropped.
-    spare_directions
-        How many of an epoch's come from the gradient subspace, whatever the lens proposes.
+    subspace_directions
+        How many of an epoch's new ones are of the gradient subspace. The lens has what is left, and one at least.
     mu
         Length of a perturbation, relative to the norm of the value at the subject; see `perturbation.LEAST`. After an
         epoch without a better delta it is halved.
@@ -153,7 +153,7 @@ class GaussNewtonConfig:
     directions: int = 16
     groups: int = 3
     columns: int = 256
-    spare_directions: int = 42
+    subspace_directions: int = 42
     mu: float = 0.05
     top_tokens: int = 64
     damping: float = 1.0
@@ -166,8 +166,8 @@ class GaussNewtonConfig:
         counts = ("steps", "forwards", "directions", "groups", "columns", "top_tokens")
         if min(getattr(self, name) for name in counts) < 1:
             raise RequestError(f"{', '.join(counts)} must be 1 or more: give positive numbers")
-        if min(self.refinements, self.spare_directions) < 0:
-            raise RequestError("refinements and spare_directions must be 0 or more: give whole numbers")
+        if min(self.refinements, self.subspace_directions) < 0:
+            raise RequestError("refinements and subspace_directions must be 0 or more: give whole numbers")
         if not (math.isfinite(self.norm_penalty) and self.norm_penalty >= 0):
             raise RequestError("the norm penalty must be 0 or more: give a number")
         if not all(math.isfinite(x) and x > 0 for x in (self.mu, self.damping, self.clamp)):

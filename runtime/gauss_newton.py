@@ -76,7 +76,7 @@ class _Search:
         self._jacobian = Jacobian(rows, len(self._target), len(before), len(task.value))
         top = min(config.top_tokens, before.shape[1] - 1)
         self._likely = np.unique(np.argpartition(-before, top)[:, :top])  # what the kept row's divergence is made of
-        self._spare = itertools.cycle(lens.subspace.astype(np.float32))
+        self._subspace = itertools.cycle(lens.subspace.astype(np.float32))
 
     def run(self) -> SearchResult:
         targets = self._task.decoder.unembedding(self._target)
@@ -161,10 +161,10 @@ class _Search:
         nothing = np.zeros((0, known.shape[1]), np.float32)
         renewed = orthonormal((known.sum(axis=0), *known), config.directions // 4, nothing)
         free = (config.directions - len(renewed)) * groups.count
-        new = jacobian.complement(self._promising(lack, point.delta), max(1, free - config.spare_directions))
-        spare = itertools.islice(self._spare, len(self._lens.subspace))
-        spare_new = orthonormal(spare, free - len(new), np.concatenate([jacobian.basis, new]))
-        new = np.concatenate([new, spare_new])
+        new = jacobian.complement(self._promising(lack, point.delta), max(1, free - config.subspace_directions))
+        subspace = itertools.islice(self._subspace, len(self._lens.subspace))
+        others = orthonormal(subspace, free - len(new), np.concatenate([jacobian.basis, new]))
+        new = np.concatenate([new, others])
         new = new[: len(new) - len(new) % groups.count]
         by_all = RowGroups(groups.rows, 1).deal(renewed)
         readouts, kept = self._differences(point, np.concatenate([by_all, groups.deal(new)]))

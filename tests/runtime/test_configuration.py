@@ -64,7 +64,7 @@ def test_setting_is_refused_by_its_option_when_the_optimizer_has_none(
     [
         *({name: value} for name in ("steps", "forwards", "directions", "top_tokens") for value in (0, -1)),
         {"refinements": -1},
-        {"spare_directions": -1},
+        {"subspace_directions": -1},
         *({name: value} for name in ("mu", "damping", "clamp") for value in (0.0, -0.1, math.nan, math.inf)),
         *({"stop_probability": value} for value in (0.0, 1.0, math.nan)),
     ],
@@ -77,7 +77,7 @@ def test_gauss_newton_is_refused_when_it_cannot_search(changes: dict[str, Any]) 
         edit_config(Optimizer.GN, changes)
 
 
-@pytest.mark.parametrize("changes", [{"refinements": 0, "spare_directions": 0}, {"steps": 1, "forwards": 1}])
+@pytest.mark.parametrize("changes", [{"refinements": 0, "subspace_directions": 0}, {"steps": 1, "forwards": 1}])
 def test_gauss_newton_is_accepted_when_values_are_at_the_edge(changes: dict[str, Any]) -> None:
     assert asdict(edit_config(Optimizer.GN, changes).gauss_newton) == {**asdict(GaussNewtonConfig()), **changes}
 

@@ -139,7 +139,7 @@ def test_search_gives_up_without_harm_when_there_is_one_direction(open_case: Cal
     assert losses_of(found)[-1] <= losses_of(found)[0]
 
 
-@pytest.mark.parametrize("changes", [{"top_tokens": 10_000}, {"top_tokens": 1}, {"spare_directions": 99}])
+@pytest.mark.parametrize("changes", [{"top_tokens": 10_000}, {"top_tokens": 1}, {"subspace_directions": 99}])
 def test_loss_falls_when_a_setting_is_beyond_what_there_is(changes: dict[str, int], case: Case, lens: Lens) -> None:
     found = gauss_newton(case.task, replace(SMALL, **changes), lens)
     assert losses_of(found)[-1] < losses_of(found)[0]
