@@ -50,8 +50,8 @@ class Contrast:
             )
 
 
-CONTRASTS = (Contrast("{}", 0.5),)
-"""What is left is a third of a gate: a subject that opens a text may yet be followed by the relation."""
+CONTRASTS = (Contrast("{}", 0.55),)
+"""What is left is half of a gate: a subject that opens a text may yet be followed by the relation."""
 
 
 def contrasts_of(method: Method, *, wanted: bool | None) -> tuple[Contrast, ...]:
