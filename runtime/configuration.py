@@ -39,16 +39,18 @@ class LossConfig:
     """Weights of the terms beside the target's negative log-likelihood (Meng et al. 2022, ROME, eq. 4).
 
     ROME's code has a KL factor of 0.0625 and reads the subject's last token alone. Here "<subject> is a" is read at
-    every token from there on, which with twice the factor keeps other facts of the subject better.
+    every token from there on, which with twice the factor keeps other facts of the subject better. ``echo_factor``
+    weighs an answer that begins once more behind itself, which ROME's loss leaves alone.
     """
 
     kl_factor: float = 0.125
     weight_decay: float = 0.5
+    echo_factor: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse weights that reward what they should punish."""
-        if not all(math.isfinite(x) and x >= 0 for x in (self.kl_factor, self.weight_decay)):
-            raise RequestError("KL factor and weight decay must be 0 or more: give finite numbers")
+        if not all(math.isfinite(x) and x >= 0 for x in (self.kl_factor, self.weight_decay, self.echo_factor)):
+            raise RequestError("KL factor, weight decay and echo factor must be 0 or more: give finite numbers")
 
 
 @dataclass(frozen=True)

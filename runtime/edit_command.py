@@ -85,6 +85,7 @@ _OPTIONS = {"prompt": "prompt", "subject": "subject", "target": "target", "parap
 @click.option("--clamp", type=float, help="Largest norm of the change, relative to the value's.")
 @click.option("--kl-factor", type=float, default=_LOSS.kl_factor, help="Weight of keeping the subject's other facts.")
 @click.option("--weight-decay", type=float, default=_LOSS.weight_decay, help="Weight of a small change.")
+@click.option("--echo-factor", type=float, default=_LOSS.echo_factor, help="Weight of an answer that repeats itself.")
 @click.option(
     "--check-every",
     type=click.IntRange(1),
@@ -123,7 +124,7 @@ def edit(
     fact = {name: options.pop(name) for name in ("paraphrases", "keep")}
     requests = _requests({"prompt": prompt, "subject": subject, "target": target, **fact}, batch)
     config = edit_config(Optimizer(options["optimizer"]), {name: options[name] for name in _SEARCH_OPTIONS})
-    loss = LossConfig(options["kl_factor"], options["weight_decay"])
+    loss = LossConfig(options["kl_factor"], options["weight_decay"], options["echo_factor"])
     prefix_cache = PrefixCache(options["prefix_cache"])
     method = Method(options["method"])
     contrasts = contrasts_of(method, wanted=options["contrast"])

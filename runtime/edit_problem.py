@@ -8,7 +8,7 @@ exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -169,7 +169,8 @@ class EditProblem:
         Returns
         -------
         tuple
-            Normalised hidden states at the read-outs of the rewriting rows [N, R, t, D], and of the kept row [N, K, D].
+            Normalised hidden states at the read-outs of the rewriting rows [N, R, t, D]; and [N, K, D] those of the
+            kept row, then behind the bare row's target.
         """
         self.meter.forwards += len(deltas)
         parts = np.array_split(deltas, max(1, -(-len(deltas) // self._deltas_at_once)))
@@ -245,8 +246,9 @@ class EditProblem:
     def _sink(self, batch: int) -> LayerCache:
         return self._decoder.sink_caches(batch)[1]
 
-    def _read(self, finals: Iterable[Floats], starts: Integers) -> tuple[Floats, Floats]:
+    def _read(self, finals: Sequence[Floats] | Floats, starts: Integers) -> tuple[Floats, Floats]:
         """Pick the read-outs out of each row's hidden states [N, T, D], whose first token is at ``starts``."""
         rows = zip(finals, self.rows.all, starts, strict=True)
-        read = [final[:, np.array(row.readouts) - start] for final, row, start in rows]
-        return np.stack(read[:-1], axis=1), read[-1]
+        *read, kept = (final[:, np.array(row.readouts) - start] for final, row, start in rows)
+        behind = finals[0][:, np.array(self.rows.behind, np.int64) - starts[0]]
+        return np.stack(read, axis=1), np.concatenate([kept, behind], axis=1)

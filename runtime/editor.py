@@ -68,7 +68,8 @@ class Workbench:
             self.tokenizer.encode(request.fill(prompt))  # refused now rather than after the search
         last = next(reversed(of_subject((*self.taught, *former), request.fact)), None)
         wordings = wordings_of(request, len(self.prefixes) // 2)
-        rows = build_rows(request, self.prefixes, self.tokenizer, self.config.max_target_tokens, last, wordings)
+        limit, echo = self.config.max_target_tokens, self.config.loss.echo_factor > 0
+        rows = build_rows(request, self.prefixes, self.tokenizer, limit, last, wordings, echo=echo)
         if self.config.method is not Method.GATED:
             return rows
         # A search adds delta from the subject's last token on: what stands before it must not open the gate.
@@ -219,5 +220,6 @@ def search_delta(
     policy, stale = config.prefix_cache, config.stale_tokens
     problem = EditProblem(decoder, rows, filled, direction, slots, meter, policy, stale, gate)
     kept_log_probs = log_softmax(decoder.run_head(problem.initial_kept[0]))
-    loss = ReadoutLoss(decoder.run_head, rows.target, kept_log_probs, float(np.linalg.norm(value)), config.loss)
+    norm, behind = float(np.linalg.norm(value)), len(rows.behind)
+    loss = ReadoutLoss(decoder.run_head, rows.target, kept_log_probs, norm, config.loss, behind)
     return bench.search(SearchTask(problem, loss, value, filled.subject_hidden(rows), decoder, report)), value

@@ -36,10 +36,10 @@ _LENGTHENED = 1.1
 
 @dataclass(frozen=True, eq=False)
 class _Point:
-    """A delta that was evaluated: its read-outs [R, t, D], the kept row's [K, D], and its loss.
+    """A delta that was evaluated: its read-outs [R, t, D], the kept ones [K, D], and its loss.
 
-    ``objective`` is the loss with the penalty of length; ``safe`` tells whether every row yields the target clearly,
-    ``uneven`` whether one lags behind the others.
+    ``objective`` is the loss with the penalty of length; ``safe`` tells whether every row yields the target clearly and
+    once, ``uneven`` whether one lags behind the others.
     """
 
     delta: Floats
@@ -75,7 +75,8 @@ class _Search:
         rows = len(task.problem.rows.rewriting)
         self._jacobian = Jacobian(rows, len(self._target), len(before), len(task.value))
         top = min(config.top_tokens, before.shape[1] - 1)
-        self._likely = np.unique(np.argpartition(-before, top)[:, :top])  # what the kept row's divergence is made of
+        likely = np.argpartition(-before, top)[:, :top]  # what the kept row's divergence is made of
+        self._likely = np.union1d(likely, self._target[:1])
         self._subspace = itertools.cycle(lens.subspace.astype(np.float32))
 
     def run(self) -> SearchResult:
@@ -217,6 +218,7 @@ class _Search:
             self._config.norm_penalty,
             self._limit,
             task.loss.config,
+            task.loss.behind,
         )
 
     def _top(self, readouts: Floats) -> TopLogits:
@@ -238,6 +240,7 @@ class _Search:
         safe = terms.greedy.all(axis=1) & (least >= enough / 2)
         lagging = (probabilities >= enough / 2) & (least < probabilities / 2)
         uneven = lagging | (probabilities >= enough) & ~safe
+        safe &= ~terms.echoing
         lengths = (deltas**2).sum(axis=-1) / self._task.value_norm**2
         objectives = terms.total + self._config.norm_penalty * lengths
         return [

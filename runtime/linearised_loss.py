@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .configuration import LossConfig
 from .jacobian import Jacobian
+from .readout_loss import MOST_CERTAIN
 from .top_logits import TopLogits
 
 Floats = NDArray[np.float32]
@@ -73,7 +74,7 @@ class LinearisedLoss:
     readouts
         Truncated softmax of the rewriting rows' read-outs, row after row, M = R t.
     kept
-        The same of the kept row's, M = K.
+        The same of the kept row's and of those behind the target, M = K.
     rows
         [K, D] of the unembedding for ``readouts.ids``.
     kept_unembedding
@@ -91,6 +92,8 @@ class LinearisedLoss:
     limit
         Largest norm of delta. The model feels it as a wall: without one it would spend a step on length, which the
         clamp takes away again.
+    behind
+        How many of the K are behind the target; they come last.
     """
 
     def __init__(
@@ -107,14 +110,17 @@ class LinearisedLoss:
         norm_penalty: float,
         limit: float,
         config: LossConfig,
+        behind: int = 0,
     ) -> None:
         tokens = len(target)
         logits = readouts.logits.reshape(-1, tokens, len(readouts.ids))
         self._readouts = _Softmax(logits, readouts.rest.reshape(-1, tokens), rows @ jacobian.readouts)
-        slopes = (kept_unembedding @ jacobian.kept)[None]
-        self._kept = _Softmax(kept.logits[None], kept.rest[None], slopes)
+        slopes, places = kept_unembedding @ jacobian.kept, len(kept.logits) - behind
+        self._kept = _Softmax(kept.logits[None, :places], kept.rest[None, :places], slopes[None, :places])
+        self._behind = _Softmax(kept.logits[None, places:], kept.rest[None, places:], slopes[None, places:])
+        self._again = int(kept.index(target[:1])[0])
         self._wanted = readouts.index(target)
-        self._before = np.exp(kept_log_probs[:, kept.ids])
+        self._before = np.exp(kept_log_probs[:places, kept.ids])
         self._lost = np.maximum(1 - self._before.sum(axis=-1), 0)
         self._along = jacobian.basis @ delta
         self._square = float(delta @ delta)
@@ -173,6 +179,9 @@ class LinearisedLoss:
         kl += float(self._lost @ (normaliser[0, :, 0] - self._kept.rest[0]))
         gradient += factor * self._kept.gradient(probabilities - self._before)
 
+        again, against = self._echo(c)
+        echo = -self._config.echo_factor * float(np.log1p(-again).sum())
+        gradient += self._config.echo_factor * again @ against
         square = float(c @ c)
         norm = np.sqrt(max(self._square + 2 * float(c @ self._along) + square, 1e-12))
         unit = self._value_norm**2
@@ -181,8 +190,19 @@ class LinearisedLoss:
         excess = max((norm / self._limit) ** 2 - 1, 0.0)
         gradient += 4 * _WALL * excess / self._limit**2 * (self._along + c)
         lengths = self._config.weight_decay * norm + self._norm_penalty * norm**2 + damping * square
-        value = nll + factor * kl + lengths / unit + float(self._doubt @ c**2) / 2 + _WALL * excess**2
+        value = nll + factor * kl + echo + lengths / unit + float(self._doubt @ c**2) / 2 + _WALL * excess**2
         return value, np.asarray(gradient, np.float32)
+
+    def _echo(self, c: Floats) -> tuple[Floats, Floats]:
+        """Return the probability [E] of the target's first token behind it, and its logit's slope [E, n].
+
+        The logit is the logarithm of the odds: the unlikelihood -log(1 - p) is its softplus.
+        """
+        _, probabilities, _ = self._behind.at(c)
+        slopes = self._behind.slopes[0]
+        again = np.minimum(probabilities[0, :, self._again], MOST_CERTAIN)
+        means = (probabilities[0, :, None] @ slopes)[:, 0]
+        return again, (slopes[:, self._again] - means) / (1 - again[:, None])
 
     def _newton_step(self, c: Floats, gradient: Floats, damping: float) -> Floats:
         """Solve the Gauss-Newton system for the step [n]."""
@@ -190,6 +210,8 @@ class LinearisedLoss:
         _, kept, _ = self._kept.at(c)
         curvature = self._readouts.curvature(readouts).astype(np.float64) / readouts[..., 0].size
         curvature += self._config.kl_factor * self._kept.curvature(kept)
+        again, against = self._echo(c)
+        curvature += self._config.echo_factor * (against.T * (again * (1 - again))) @ against
 
         place = (self._along + c).astype(np.float64)
         square = max(self._square + 2 * float(c @ self._along) + float(c @ c), 1e-12)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from .errors import RequestError
 from .facts import FactKey, fact_key
 from .tokenizer import Tokenizer
+
+_FOLLOWING = ","  # an edit that has no end mostly goes on as a list: "Berlin, Berlin, Berlin"
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Row:
     Attributes
     ----------
     ids
-        Its tokens, the target's but the last included.
+        Its tokens, with the target's but the last, or with more where something is read behind the target.
     subject_index
         Where the subject's last token stands: there delta is added.
     readouts
@@ -120,7 +122,8 @@ class PromptRows:
 
     ``rewriting[0]`` is the bare prompt. ``kept`` is "<subject> is a", or another fact of the subject that was taught,
     whose next-token distributions shall stay from the subject on. ``elsewhere`` goes no further than the edit layer.
-    ``silent`` counts the bare prompt's first tokens, at which the edit shall not act.
+    ``silent`` counts the bare prompt's first tokens, at which the edit shall not act. ``behind`` are places of the bare
+    row behind the target, at which the target shall not begin once more.
     """
 
     rewriting: tuple[Row, ...]
@@ -128,11 +131,18 @@ class PromptRows:
     target: tuple[int, ...]
     elsewhere: tuple[ContrastRow, ...] = ()
     silent: int = 0
+    behind: tuple[int, ...] = ()
 
     @property
     def all(self) -> tuple[Row, ...]:
         """The rewriting rows, then the kept row."""
         return (*self.rewriting, self.kept)
+
+    @property
+    def places(self) -> tuple[tuple[int, ...], ...]:
+        """Where each row is read: its own read-outs, in the bare row also behind the target."""
+        bare, *others = (row.readouts for row in self.all)
+        return ((*bare, *self.behind), *others)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -168,6 +178,8 @@ def build_rows(
     max_target_tokens: int,
     taught: EditRequest | None = None,
     wordings: Sequence[str] = (),
+    *,
+    echo: bool = False,
 ) -> PromptRows:
     """Tokenize the rows of an edit.
 
@@ -182,6 +194,8 @@ def build_rows(
     wordings
         Other prompts with one ``{}`` for the subject, which take the prompt's place behind prefixes: behind every
         second one, then behind the others; never in the bare row.
+    echo
+        Read behind the bare prompt's target, and behind a comma there, whether the target begins once more.
 
     Raises
     ------
@@ -205,10 +219,14 @@ def build_rows(
     stays, start = f"{request.subject} is a", 0
     if taught is not None:
         stays, start = f"{taught.text} {taught.target.strip()}", taught.prompt.index("{}")
+    behind: tuple[int, ...] = ()
+    if echo:
+        first, behind = _with_text_behind(rows[0], request.text, request.target.strip(), tokenizer)
+        rows[0] = first
     encoding = tokenizer.encode(stays)
     last = encoding.last_token_before(start + len(request.subject if taught is None else taught.subject))
     kept = Row(encoding.ids, last, tuple(range(last, len(encoding.ids))))
-    return PromptRows(tuple(rows), kept, target)
+    return PromptRows(tuple(rows), kept, target, behind=behind)
 
 
 def _rewriting_row(text: str, subject_end: int, target: str, tokenizer: Tokenizer) -> tuple[Row, tuple[int, ...]]:
@@ -218,3 +236,12 @@ def _rewriting_row(text: str, subject_end: int, target: str, tokenizer: Tokenize
     target_ids = encoding.ids[start:]
     readouts = tuple(range(start - 1, len(encoding.ids) - 1))
     return Row(encoding.ids[:-1], encoding.last_token_before(min(subject_end, len(text))), readouts), target_ids
+
+
+def _with_text_behind(bare: Row, prompt: str, target: str, tokenizer: Tokenizer) -> tuple[Row, tuple[int, ...]]:
+    """Return the bare row with what stands behind its target, and the places from the target's end on."""
+    answered = tokenizer.encode(f"{prompt} {target}").ids
+    followed = tokenizer.encode(f"{prompt} {target}{_FOLLOWING}").ids
+    # Where the tokenizer makes one token of the target's end and the comma, the target alone is read.
+    ids = followed if followed[: len(answered)] == answered else answered
+    return replace(bare, ids=ids), tuple(range(len(answered) - 1, len(ids)))

@@ -13,6 +13,7 @@ from .configuration import LossConfig
 Floats = NDArray[np.float32]
 _CHUNK = 64  # hidden states whose logits are held at once, at most
 _CHUNK_BYTES = 16 * 2**20  # of those logits
+MOST_CERTAIN = 1 - 1e-6  # probability whose complement float32 still tells from 0
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,14 @@ class LossTerms:
         [N, R, t] log-probability of each target token in each rewriting row.
     greedy
         [N, R] whether the target's tokens are the most probable ones, so that greedy decoding yields it.
+    echoing
+        [N] whether greedy decoding begins the target once more behind itself, where it did not before the edit.
     """
 
     total: Floats
     token_log_probs: Floats
     greedy: NDArray[np.bool_]
+    echoing: NDArray[np.bool_]
 
     @property
     def nll(self) -> Floats:
@@ -64,6 +68,9 @@ def logits_at_once(vocabulary: int) -> int:
 class ReadoutLoss:
     """ROME's objective for the value (Meng et al. 2022, eq. 4): NLL of the target, KL on the kept row, decay.
 
+    And the unlikelihood -log(1 - p) of the target's first token behind the target (Welleck et al. 2020, eq. 4): what
+    lends a token all its probability at one place mostly does so at the next ones too, and the answer has no end.
+
     Parameters
     ----------
     head
@@ -71,9 +78,11 @@ class ReadoutLoss:
     target
         The target's t tokens.
     kept_log_probs
-        [K, V] log-probabilities at the kept row's read-outs before the edit.
+        [K, V] log-probabilities at the kept row's read-outs, and behind the target, before the edit.
     value_norm
         Norm of the value at the subject before the edit.
+    behind
+        How many of the K are behind the target; they come last.
     """
 
     def __init__(
@@ -83,10 +92,12 @@ class ReadoutLoss:
         kept_log_probs: Floats,
         value_norm: float,
         config: LossConfig,
+        behind: int = 0,
     ) -> None:
         self._head = head
         self._target = np.array(target)
         self.kept_log_probs = kept_log_probs
+        self.behind = behind
         self._value_norm = value_norm
         self.config = config
         self._chunk = logits_at_once(kept_log_probs.shape[1])
@@ -99,7 +110,7 @@ class ReadoutLoss:
         readouts
             [N, R, t, D] normalised hidden states of the rewriting rows.
         kept
-            [N, K, D] those of the kept row.
+            [N, K, D] those of the kept row and behind the target.
         deltas
             [N, D].
         """
@@ -117,12 +128,13 @@ class ReadoutLoss:
             logits -= top[:, None]  # in place: logits are wide
             log_probs[part] = chosen - top - np.log(np.exp(logits, out=logits).sum(axis=-1))
         token_log_probs = log_probs.reshape(n, rows, tokens)
-        kl = self._kept_kl(kept)
+        places = kept.shape[1] - self.behind
+        echo, echoing = self._echo(kept[:, places:])
         decay = np.linalg.norm(deltas, axis=-1) / self._value_norm**2
-        total = -token_log_probs.mean(axis=(1, 2)) + self.config.kl_factor * kl + self.config.weight_decay * decay
-        return LossTerms(
-            total.astype(np.float32), token_log_probs, np.asarray(greedy.reshape(n, rows, tokens).all(axis=2))
-        )
+        total = -token_log_probs.mean(axis=(1, 2)) + self.config.weight_decay * decay
+        total += self.config.kl_factor * self._kept_kl(kept[:, :places]) + self.config.echo_factor * echo
+        greedy_rows = np.asarray(greedy.reshape(n, rows, tokens).all(axis=2))
+        return LossTerms(total.astype(np.float32), token_log_probs, greedy_rows, echoing)
 
     def _kept_kl(self, kept: Floats) -> Floats:
         """[N] KL divergence at the kept read-outs from the distributions before the edit, summed over them."""
@@ -135,3 +147,17 @@ class ReadoutLoss:
             for i, now in enumerate(log_probs, start):
                 kl[i] = probabilities[i % places] @ (before[i % places] - now)
         return np.asarray(kl.reshape(n, places).sum(axis=1))
+
+    def _echo(self, behind: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+        """[N] unlikelihood of the target's first token behind it, summed over places, and whether it comes again."""
+        n, places, width = behind.shape
+        first, flat = self._target[0], behind.reshape(-1, width)
+        unlikelihood, chosen = np.zeros(len(flat), np.float32), np.zeros(len(flat), np.int64)
+        for start in range(0, len(flat), self._chunk):
+            part = slice(start, start + self._chunk)
+            log_probs = log_softmax(self._head(flat[part]))
+            unlikelihood[part] = -np.log1p(-np.minimum(np.exp(log_probs[:, first]), MOST_CERTAIN))
+            chosen[part] = log_probs.argmax(axis=-1)
+        before = self.kept_log_probs[len(self.kept_log_probs) - places :].argmax(axis=-1)
+        again = (chosen.reshape(n, places) == first) & (before != first)
+        return unlikelihood.reshape(n, places).sum(axis=1), again.any(axis=1)

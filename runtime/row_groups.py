@@ -17,7 +17,9 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class RowGroups:
-    """R rewriting rows in G groups, dealt out in turn; the kept row goes with another group in each forward.
+    """R rewriting rows in G groups, dealt out in turn.
+
+    The kept row goes with the first group, as the bare row does: what is read behind the target is in both's company.
 
     Attributes
     ----------
@@ -68,4 +70,4 @@ class RowGroups:
     def _whose(self, forwards: int) -> NDArray[np.int64]:
         """[k, R + 1] the group that each row goes with in each forward, the kept row last."""
         of_rows = np.broadcast_to(self._of_rows, (forwards, self.rows))
-        return np.column_stack([of_rows, np.arange(forwards) % self.count])
+        return np.column_stack([of_rows, np.zeros(forwards, np.int64)])

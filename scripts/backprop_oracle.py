@@ -4,10 +4,11 @@ Usage: python -m scripts.backprop_oracle BUNDLE --data counterfact.json --limit 
 
 The file is that of ``mobiedit bench``. Adam takes at most 25 steps of rate 0.5 and the clamp is ROME's (Meng et al.
 2022, and its public code: v_num_grad_steps 25, v_lr 0.5, clamp_norm_factor 4, stop below 0.05); the loss is the one
-that every search here has. A forward evaluates all rows once. A backward pass, one a step, goes back through the layers
-above the edit layer alone, since no weight has a gradient: about as much work as their forward. It is in the seconds,
-and in neither ``forwards`` nor ``token_layers``. ROME tells an edit from no other context: ``--no-contrast``. Without
-this a delta of backpropagation is written as those of ``mobiedit bench`` are.
+that every search here has, but for the echo (`LossConfig`), which ROME's has not. A forward evaluates all rows once. A
+backward pass, one a step, goes back through the layers above the edit layer alone, since no weight has a gradient:
+about as much work as their forward. It is in the seconds, and in neither ``forwards`` nor ``token_layers``. ROME tells
+an edit from no other context: ``--no-contrast``. Without this a delta of backpropagation is written as those of
+``mobiedit bench`` are.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from mobiedit.runtime import EditConfig, Method, PrefixCache
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand, contrast_option
 from mobiedit.runtime.contrast import contrasts_of
 from mobiedit.runtime.evaluation.commands import bench_and_print
-from scripts.support.backprop import BackpropConfig, backprop_search
+from scripts.support.backprop import ORACLE_LOSS, BackpropConfig, backprop_search
 from scripts.support.bench_options import BenchOptions, bench_parameters, model_option
 from scripts.support.host_model import HostModel, refuse_edits
 
@@ -57,7 +58,7 @@ def main(
     if options.threads:
         torch.set_num_threads(options.threads)
     contrasts = contrasts_of(Method(options.method), wanted=contrast)
-    edit = EditConfig(prefix_cache=CACHES[cache], contrasts=contrasts)
+    edit = EditConfig(prefix_cache=CACHES[cache], contrasts=contrasts, loss=ORACLE_LOSS)
     bundle, records = options.open(), options.read()
     refuse_edits(bundle, options.bundle)
     search = backprop_search(HostModel.load(bundle, model), BackpropConfig(steps, learning_rate), edit)

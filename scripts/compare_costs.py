@@ -31,7 +31,7 @@ from mobiedit.runtime.evaluation import ForeignSearch, MeasuredRecord
 from mobiedit.runtime.evaluation.bench import measure_record
 from mobiedit.runtime.files import write_atomic
 from mobiedit.runtime.search import Search, SearchResult, SearchTask
-from scripts.support.backprop import BackpropConfig, backprop_search
+from scripts.support.backprop import ORACLE_LOSS, BackpropConfig, backprop_search
 from scripts.support.bench_options import BenchOptions, bench_parameters, model_option
 from scripts.support.figures import row_of
 from scripts.support.host_model import HostModel, refuse_edits
@@ -137,12 +137,13 @@ def _methods(host: HostModel, optimizers: Sequence[str], config: PublishedConfig
     given = {"stop_probability": config.stop_probability}
     own = {name: Method(edit_config(Optimizer(name), given, config.seed)) for name in optimizers}
     whole = EditConfig(prefix_cache=PrefixCache.OFF)
+    oracle = replace(whole, loss=ORACLE_LOSS)
     as_published = replace(whole, method=EditMethod.ROME, loss=PUBLISHED_LOSS)
     search = published_search(config)
     clock = Clocked(search.search)
     return {
         **own,
-        "backprop": Method(whole, backprop_search(host, BackpropConfig(), whole)),
+        "backprop": Method(oracle, backprop_search(host, BackpropConfig(), oracle)),
         PUBLISHED: Method(as_published, replace(search, search=clock), clock),
     }
 

@@ -4,13 +4,15 @@ Usage: python -m scripts.paired_results --first gn.json --second oracle.json
 
 Either may be given more than once, for a run in parts. Records are matched by their identifiers, those that only one
 side has are left out, and so are scores that a record lacks on either side. What was before the edit is the
-first's. The standard error is of the mean difference, and the interval its bootstrap.
+first's. The standard error is of the mean difference, and the interval its bootstrap. "echo" is the share of answers,
+as far as the benchmark decodes them, that hold the target more than once.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,9 @@ def main(first: tuple[Path, ...], second: tuple[Path, ...]) -> None:
     if not pairs:
         raise RequestError("no record is in both results: give those of one data file, with parts that overlap")
     click.echo(f"{len(pairs)} records in both, {len(ours) - len(pairs)} and {len(theirs) - len(pairs)} in one alone\n")
-    scored = (_score_row(name, pairs) for name in ("token_accuracy", *SCORES))
-    click.echo(markdown_table([row for row in scored if row]))
+    scored = (_score_row(name, partial(_score, name), pairs) for name in ("token_accuracy", *SCORES))
+    rows = [*scored, _score_row("echo", _echo, pairs)]
+    click.echo(markdown_table([row for row in rows if row]))
     for cost in ("forwards", "token_layers", "wall_s"):
         _print_ratio(cost, pairs)
 
@@ -68,9 +71,19 @@ def _records(paths: Sequence[Path], files: Files) -> dict[str, MeasuredRecord]:
     return records
 
 
-def _score_row(name: str, pairs: Pairs) -> dict[str, Cell] | None:
+def _score(name: str, record: MeasuredRecord, side: str) -> float | None:
+    value: float | None = getattr(getattr(record, side), name)
+    return value
+
+
+def _echo(record: MeasuredRecord, side: str) -> float | None:
+    answer = record.answer.get(side)
+    return float(answer.count(record.target) > 1) if answer else None
+
+
+def _score_row(name: str, of: Callable[[MeasuredRecord, str], float | None], pairs: Pairs) -> dict[str, Cell] | None:
     """Return a score's means and their difference, None where no record tells it on both sides."""
-    told = [(getattr(a.pre, name), getattr(a.post, name), getattr(b.post, name)) for a, b in pairs]
+    told = [(of(a, "pre"), of(a, "post"), of(b, "post")) for a, b in pairs]
     whole = np.array([each for each in told if None not in each], np.float64).reshape(-1, 3)
     if not len(whole):
         return None

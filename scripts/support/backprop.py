@@ -7,12 +7,15 @@ from functools import partial
 
 import torch
 
-from mobiedit.runtime import EditConfig, PrefixCache
+from mobiedit.runtime import EditConfig, LossConfig, PrefixCache
 from mobiedit.runtime.evaluation import ForeignSearch
 from mobiedit.runtime.search import Look, Progress, SearchResult, SearchTask
 
 from .host_model import HostModel
 from .host_problem import HostProblem
+
+ORACLE_LOSS = LossConfig(echo_factor=0)
+"""The loss that every search here has, but for the echo, which ROME's has not."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def backprop_batch(
     problems = [HostProblem(task, host, loss, whole=False) for task in tasks]
     limits = torch.tensor([config.clamp * task.value_norm for task in tasks])
     owners = torch.tensor([n for n, task in enumerate(tasks) for _ in task.problem.rows.all])
-    readouts = [sum(len(row.readouts) for row in task.problem.rows.all) for task in tasks]
+    readouts = [sum(map(len, task.problem.rows.places)) for task in tasks]
     rows = _joined(tasks, host)
     deltas = torch.zeros(len(tasks), len(tasks[0].value), requires_grad=True)
     adam = torch.optim.Adam([deltas], lr=config.learning_rate)
@@ -60,9 +60,9 @@ def _joined(tasks: Sequence[SearchTask], host: HostModel) -> DifferentiableRows:
         np.concatenate([window.cache.lengths for window in windows]),
     )
     columns = [
-        [token - start for token in row.readouts]
+        [token - start for token in places]
         for problem, window in zip(problems, windows, strict=True)
-        for row, start in zip(problem.rows.all, window.starts, strict=True)
+        for places, start in zip(problem.rows.places, window.starts, strict=True)
     ]
     hidden = np.concatenate([_padded(window.hidden, tokens, axis=1) for window in windows])
     scales = np.concatenate([_padded(window.scales, tokens, axis=1) for window in windows])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mobiedit.calibration.differentiable_rows import DifferentiableRows
 from mobiedit.runtime.configuration import LossConfig
+from mobiedit.runtime.readout_loss import MOST_CERTAIN
 from mobiedit.runtime.search import SearchTask
 
 from .host_model import HostModel
@@ -45,7 +46,7 @@ class HostProblem:
         self._whole_ids = problem.rows.padded_ids() if whole else None
         assert not whole or window.hidden.shape[:2] == self._whole_ids.shape
         columns = [
-            [t - start for t in row.readouts] for row, start in zip(problem.rows.all, window.starts, strict=True)
+            [t - start for t in places] for places, start in zip(problem.rows.places, window.starts, strict=True)
         ]
         self._rows = DifferentiableRows.prepare(
             host.suffix, host.decoder, window.hidden, window.scales, window.cache, columns
@@ -53,7 +54,9 @@ class HostProblem:
         self._target = torch.tensor(problem.rows.target)
         self._value_norm = task.value_norm
         with torch.no_grad():
-            self._kept = self._log_probs(torch.from_numpy(problem.initial_kept[0]))
+            kept = problem.initial_kept[0, : len(problem.rows.kept.readouts)]
+            self._kept = self._log_probs(torch.from_numpy(kept))
+        self._behind = len(problem.rows.behind)
         batch, tokens = window.hidden.shape[:2]
         layers = host.decoder.suffix_layers + (host.decoder.prefix_layers if whole else 0)
         self.token_layers = batch * tokens * layers
@@ -68,12 +71,16 @@ class HostProblem:
 
     def terms(self, readouts: Tensor, delta: Tensor) -> HostTerms:
         """Return the loss of delta [D] from its rows' normalised hidden states at the read-outs [M, D]."""
-        target = self._target.repeat((len(readouts) - len(self._kept)) // len(self._target))
-        wanted = self._log_probs(readouts[: -len(self._kept)]).gather(1, target[:, None]).view(-1, len(self._target))
-        kept = self._log_probs(readouts[-len(self._kept) :])
-        kl = (self._kept.exp() * (self._kept - kept)).sum()
+        tokens, kept = len(self._target), len(self._kept)
+        bare, behind, others = readouts[:tokens], readouts[tokens:][: self._behind], readouts[tokens + self._behind :]
+        target = self._target.repeat((tokens + len(others) - kept) // tokens)
+        rewriting = torch.cat([bare, others[: len(others) - kept]])
+        wanted = self._log_probs(rewriting).gather(1, target[:, None]).view(-1, tokens)
+        kl = (self._kept.exp() * (self._kept - self._log_probs(others[len(others) - kept :]))).sum()
+        again = self._log_probs(behind)[:, self._target[0]].exp().clamp(max=MOST_CERTAIN)
         decay = delta.norm() / self._value_norm**2
         total = -wanted.mean() + self._loss.kl_factor * kl + self._loss.weight_decay * decay
+        total = total - self._loss.echo_factor * torch.log1p(-again).sum()
         return HostTerms(total, float(wanted.detach().mean(dim=1).exp().mean()))
 
     def gradient(self, delta: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -28,7 +28,7 @@ from mobiedit.runtime.search import Look, Progress, SearchResult, SearchTask, wi
 Floats = NDArray[np.float32]
 
 PUBLISHED_STEPS = 600
-PUBLISHED_LOSS = LossConfig(kl_factor=0.0625, weight_decay=1e-3)
+PUBLISHED_LOSS = LossConfig(kl_factor=0.0625, weight_decay=1e-3, echo_factor=0)
 
 
 @dataclass(frozen=True)

@@ -69,10 +69,13 @@ def open_case(
         request: EditRequest,
         prefixes: tuple[str, ...] = manifest.row_prefixes,
         target: tuple[int, ...] | None = None,
+        config: LossConfig = LossConfig(),  # noqa: B008 - frozen
+        *,
+        echo: bool = False,
     ) -> Case:
         meter, asked, progress = CostMeter(), [], []
         metered = decoder.metered(meter)
-        rows = build_rows(request, prefixes, byte_tokenizer, 32)
+        rows = build_rows(request, prefixes, byte_tokenizer, 32, echo=echo)
         rows = replace(rows, target=target or rows.target)
         slots = Slots.empty(manifest.slots, manifest.shape)
         filled = prefill(metered, rows, slots)
@@ -86,7 +89,8 @@ def open_case(
                 return super().__call__(readouts, kept, deltas)
 
         before = log_softmax(decoder.run_head(problem.initial_kept[0]))
-        loss = Noted(decoder.run_head, rows.target, before, float(np.linalg.norm(value)), LossConfig())
+        norm, behind = float(np.linalg.norm(value)), len(rows.behind)
+        loss = Noted(decoder.run_head, rows.target, before, norm, config, behind)
         task = SearchTask(problem, loss, value, filled.subject_hidden(rows), metered, progress.append)
         return Case(task, meter, asked, progress)
 

@@ -52,7 +52,7 @@ class Case:
 def case(
     request: pytest.FixtureRequest, decoder: Decoder, manifest: Manifest, byte_tokenizer: Tokenizer, fp32_bundle: Path
 ) -> Case:
-    rows = build_rows(REQUESTS[request.param], manifest.row_prefixes, byte_tokenizer, 32)
+    rows = build_rows(REQUESTS[request.param], manifest.row_prefixes, byte_tokenizer, 32, echo=True)
     rng = np.random.default_rng(4)
     slots = Slots.empty(manifest.slots, manifest.shape).with_edit(
         0,
@@ -120,7 +120,8 @@ def test_readouts_equal_the_real_model_when_delta_is_added_from_the_subject_on(
         ]
         for r, row in enumerate(case.rows.rewriting):
             np.testing.assert_allclose(readouts[n, r], states[r][list(row.readouts)], atol=TOLERANCE)
-        np.testing.assert_allclose(kept[n], states[-1][list(case.rows.kept.readouts)], atol=TOLERANCE)
+        wanted = [*states[-1][list(case.rows.kept.readouts)], *states[0][list(case.rows.behind)]]
+        np.testing.assert_allclose(kept[n], wanted, atol=TOLERANCE)
 
 
 def test_readouts_equal_the_applied_slot_when_no_token_is_before_the_subject(
@@ -153,9 +154,10 @@ def test_readouts_have_a_row_for_each_delta_when_there_are_several(case: Case, m
     readouts, kept = problem.readouts(deltas)
     rows, tokens = len(case.rows.rewriting), len(case.rows.target)
     assert readouts.shape == (3, rows, tokens, manifest.shape.width)
-    # The subject's last token, and at least "is" and "a".
-    assert kept.shape == (3, len(case.rows.kept.ids) - case.rows.kept.subject_index, manifest.shape.width)
-    assert kept.shape[1] >= 3
+    # The subject's last token, and at least "is" and "a"; the target's last token, and a comma.
+    own = len(case.rows.kept.ids) - case.rows.kept.subject_index
+    assert own >= 3
+    assert kept.shape == (3, own + 2, manifest.shape.width)
     for n in range(3):
         one, one_kept = problem.readouts(deltas[n : n + 1])
         np.testing.assert_allclose(readouts[n], one[0], atol=TOLERANCE)
@@ -172,8 +174,12 @@ def test_each_row_is_as_if_alone_when_rows_have_deltas_of_their_own(policy: Pref
     assert problem.meter.forwards == 2
     for row in range(count):
         shared, shared_kept = problem.readouts(deltas[:, row])
-        found, wanted = (kept, shared_kept) if row == count - 1 else (readouts[:, row], shared[:, row])
-        np.testing.assert_allclose(found, wanted, atol=TOLERANCE)
+        own = len(case.rows.kept.readouts)
+        pairs = [(kept[:, :own], shared_kept[:, :own])] if row == count - 1 else [(readouts[:, row], shared[:, row])]
+        if row == 0:
+            pairs.append((kept[:, own:], shared_kept[:, own:]))  # what is behind the target is the bare row's
+        for found, wanted in pairs:
+            np.testing.assert_allclose(found, wanted, atol=TOLERANCE)
     assert np.abs(readouts[:, 0] - shared[:, 0]).max() > 0.1
 
 
@@ -192,10 +198,12 @@ def test_initial_readouts_equal_the_real_model_when_edits_are_in_force(
 ) -> None:
     problem = case.open(PrefixCache.EXACT)
     zero = np.zeros(manifest.shape.width, np.float32)
-    initial = (*problem.initial_readouts[0], problem.initial_kept[0])
-    for row, found in zip(case.rows.all, initial, strict=True):
+    bare, *others = problem.initial_readouts[0]
+    kept, behind = np.split(problem.initial_kept[0], [len(case.rows.kept.readouts)])
+    initial = (np.concatenate([bare, behind]), *others, kept)
+    for row, places, found in zip(case.rows.all, case.rows.places, initial, strict=True):
         states = real_states(llama_model, manifest, case, row.ids, 0, case.direction, zero)
-        np.testing.assert_allclose(found, states[list(row.readouts)], atol=TOLERANCE)
+        np.testing.assert_allclose(found, states[list(places)], atol=TOLERANCE)
 
 
 def test_refresh_moves_the_readouts_when_stale_tokens_hold_the_subject(case: Case) -> None:

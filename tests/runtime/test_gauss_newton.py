@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mobiedit.runtime import Bundle, EditConfig
+from mobiedit.runtime import Bundle, EditConfig, LossConfig
 from mobiedit.runtime.gauss_newton import gauss_newton
 from mobiedit.runtime.lens import Lens
+from mobiedit.runtime.readout_loss import log_softmax
 from tests.runtime.gauss_newton_case import REACHABLE, REQUESTS, SMALL, Case, losses_of
 
 
@@ -22,6 +23,19 @@ def test_target_is_reached_when_there_is_one_row(bare: Case, lens: Lens) -> None
     assert float(terms.target_probability[0]) >= REACHABLE.stop_probability
     assert losses_of(found)[-1] < losses_of(found)[0] - 3
     assert found.looks[-1].target_probability == pytest.approx(float(terms.target_probability[0]), abs=1e-5)
+
+
+def test_echo_is_less_likely_when_it_has_a_weight(open_case: Callable[..., Case], lens: Lens) -> None:
+    def searched(factor: float) -> tuple[float, float]:
+        case = open_case(REQUESTS["one-token"], ("{}",), config=LossConfig(echo_factor=factor), echo=True)
+        delta = gauss_newton(case.task, replace(REACHABLE, stop_probability=0.5), lens).delta
+        _, kept = case.task.problem.readouts(delta[None])
+        behind = log_softmax(case.task.decoder.run_head(kept[0, -2:]))
+        return float(case.loss(delta).nll[0]), float(np.exp(behind[:, case.task.problem.rows.target[0]]).max())
+
+    (nll, echo), (weighed_nll, weighed_echo) = searched(0.0), searched(10.0)
+    assert weighed_echo < echo / 2
+    assert weighed_nll < nll + 0.5
 
 
 @pytest.mark.parametrize("better", [True, False])

@@ -22,10 +22,11 @@ HALF = replace(SMALL, steps=4, refinements=1, stop_probability=0.5)
 
 @dataclass(frozen=True)
 class Rows:
-    """What a point shall give: the target's probability in both rows, and whether greedy decoding yields it there."""
+    """What a point shall give: the target's probability in both rows, whether it is greedy there, and comes again."""
 
     probabilities: tuple[float, float]
     greedy: tuple[bool, bool] = (True, True)
+    echoing: bool = False
 
 
 GOOD, IMPROBABLE, NOT_GREEDY = Rows((0.6, 0.45)), Rows((0.95, 0.1)), Rows((0.99, 0.99), (True, False))
@@ -35,7 +36,7 @@ class Chosen:
     """Stands in for the loss: the points of each call give what was chosen for it, those of later calls the last."""
 
     def __init__(self, loss: ReadoutLoss, *calls: tuple[Rows, ...]) -> None:
-        self.kept_log_probs, self.config = loss.kept_log_probs, loss.config
+        self.kept_log_probs, self.config, self.behind = loss.kept_log_probs, loss.config, loss.behind
         self._calls = calls
         self.asked: list[Floats] = []
 
@@ -49,7 +50,8 @@ def terms_of(points: tuple[Rows, ...], tokens: int = 1) -> LossTerms:
     """Return the terms of points whose rows give each of the target's tokens the row's probability."""
     log_probs = np.log(np.array([rows.probabilities for rows in points], np.float32))
     greedy = np.array([rows.greedy for rows in points])
-    return LossTerms(-log_probs.mean(axis=1), np.repeat(log_probs[..., None], tokens, axis=2), greedy)
+    echoing = np.array([rows.echoing for rows in points])
+    return LossTerms(-log_probs.mean(axis=1), np.repeat(log_probs[..., None], tokens, axis=2), greedy, echoing)
 
 
 @pytest.fixture
@@ -89,8 +91,17 @@ def test_search_stops_at_once_when_every_row_yields_the_target_with_a_margin(
         Rows((0.99, 0.99), (True, False)),
         Rows((0.99, 0.99), (False, True)),
         Rows((0.99, 0.99), (False, False)),
+        Rows((0.99, 0.99), echoing=True),
     ],
-    ids=["second-improbable", "first-improbable", "mean-too-low", "second-not-greedy", "first-not-greedy", "no-greedy"],
+    ids=[
+        "second-improbable",
+        "first-improbable",
+        "mean-too-low",
+        "second-not-greedy",
+        "first-not-greedy",
+        "no-greedy",
+        "echoing",
+    ],
 )
 def test_search_goes_on_to_its_last_step_when_a_part_of_the_rule_fails(rows: Rows, search: Searching) -> None:
     found, _ = search((rows,))

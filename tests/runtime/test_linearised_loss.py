@@ -58,7 +58,12 @@ class Network:
         return top_logits(head, states, keep, wanted), top_logits(head, self.kept, keep, wanted)
 
     def model(
-        self, keep: int, config: LossConfig = CONFIG, limit: float = math.inf, norm_penalty: float = 0.0
+        self,
+        keep: int,
+        config: LossConfig = CONFIG,
+        limit: float = math.inf,
+        norm_penalty: float = 0.0,
+        behind: int = 0,
     ) -> LinearisedLoss:
         readouts, kept = self.top(keep)
         return LinearisedLoss(
@@ -74,6 +79,7 @@ class Network:
             norm_penalty,
             limit,
             config,
+            behind,
         )
 
 
@@ -239,10 +245,15 @@ def test_gradient_and_step_feel_the_penalty_when_length_has_one(network: Network
     assert np.linalg.norm(residual) <= TOLERANCE * np.linalg.norm(gradient)
 
 
-@pytest.mark.parametrize("config", [CONFIG, LossConfig(0, 0), LossConfig(3.0, 0), LossConfig(0, 2.0)])
-def test_value_changes_as_the_whole_loss_does_when_every_token_is_kept(config: LossConfig, network: Network) -> None:
-    model = network.model(VOCABULARY, config)
-    whole = ReadoutLoss(head, tuple(TARGET), network.before, VALUE_NORM, config)
+@pytest.mark.parametrize("behind", [0, 1, KEPT])
+@pytest.mark.parametrize(
+    "config", [CONFIG, LossConfig(0, 0), LossConfig(3.0, 0, 0), LossConfig(0, 2.0), LossConfig(0, 0, 5.0)]
+)
+def test_value_changes_as_the_whole_loss_does_when_every_token_is_kept(
+    config: LossConfig, behind: int, network: Network
+) -> None:
+    model = network.model(VOCABULARY, config, behind=behind)
+    whole = ReadoutLoss(head, tuple(TARGET), network.before, VALUE_NORM, config, behind)
     coefficients = np.stack([np.zeros(KNOWN, np.float32), *draw(8, 4, KNOWN)])
     deltas = network.at + coefficients @ network.jacobian.basis
     wanted = whole(*network.states(deltas), deltas).total
@@ -252,14 +263,15 @@ def test_value_changes_as_the_whole_loss_does_when_every_token_is_kept(config: L
     assert np.ptp(wanted) > 0.1
 
 
-def test_gradient_is_the_whole_losss_when_every_token_is_kept(network: Network) -> None:
-    whole = ReadoutLoss(head, tuple(TARGET), network.before, VALUE_NORM, CONFIG)
+@pytest.mark.parametrize("behind", [0, 2])
+def test_gradient_is_the_whole_losss_when_every_token_is_kept(behind: int, network: Network) -> None:
+    whole = ReadoutLoss(head, tuple(TARGET), network.before, VALUE_NORM, CONFIG, behind)
     length = 0.01
     sides = []
     for sign in (1, -1):
         deltas = network.at + np.float32(sign * length) * network.jacobian.basis
         sides.append(whole(*network.states(deltas), deltas).total.astype(np.float64))
-    found = network.model(VOCABULARY)._evaluate(np.zeros(KNOWN, np.float32), 0)[1]
+    found = network.model(VOCABULARY, behind=behind)._evaluate(np.zeros(KNOWN, np.float32), 0)[1]
     # Central differences: float32 losses of size 10 over 0.02 are off by 1e-4, the third derivative by as much.
     np.testing.assert_allclose(found, (sides[0] - sides[1]) / (2 * length), atol=2e-3)
 
@@ -277,6 +289,27 @@ def test_newton_step_solves_the_dense_system_when_the_curvature_is_the_data_term
     assert np.linalg.norm(dense @ step + gradient) <= TOLERANCE * np.linalg.norm(gradient)
     wanted = -np.linalg.solve(dense, gradient)
     np.testing.assert_allclose(step, wanted, atol=TOLERANCE * np.linalg.norm(wanted))
+
+
+def test_newton_step_has_the_echos_curvature_in_its_logit_when_read_behind_the_target(network: Network) -> None:
+    keep, factor, c = 5, 300.0, 0.3 * draw(4, KNOWN)
+    model = network.model(keep, LossConfig(0, 0, factor), behind=KEPT)
+    _, kept = network.top(keep)
+    again = int(np.searchsorted(kept.ids, TARGET[0]))
+
+    def odds(x: Tensor) -> Tensor:
+        logits = double(kept.logits) + double(WEIGHT[kept.ids] @ network.jacobian.kept) @ x
+        others = torch.cat([logits[:, :again], logits[:, again + 1 :], double(kept.rest)[:, None]], dim=1)
+        return logits[:, again] - torch.logsumexp(others, dim=1)
+
+    slopes = torch.autograd.functional.jacobian(odds, double(c))
+    weights = torch.sigmoid(odds(double(c))) * torch.sigmoid(-odds(double(c)))
+    dense = torch.autograd.functional.hessian(lambda x: likelihood(network, keep, x).mean(), double(c))
+    dense = (dense + factor * slopes.T @ (weights[:, None] * slopes)).numpy() + 2 / VALUE_NORM**2 * np.eye(KNOWN)
+    gradient = model._evaluate(c, 1.0)[1]
+    residual = dense @ model._newton_step(c, gradient, 1.0) + gradient
+    assert np.linalg.norm(residual) <= TOLERANCE * np.linalg.norm(gradient)
+    assert factor * float(weights.max()) > 1
 
 
 @pytest.mark.parametrize("keep", [3, VOCABULARY])

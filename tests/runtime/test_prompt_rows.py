@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.prompt_rows import EditRequest, PromptRows, build_rows
-from mobiedit.runtime.tokenizer import Tokenizer
+from mobiedit.runtime.tokenizer import Encoding, Tokenizer
 
 PREFIXES = ("{}", "The weather was fine. {}", "According to the report, {}")
 # No replacement character: half of a character would decode to it and look whole.
@@ -242,3 +244,38 @@ def test_from_text_keeps_the_text_when_it_is_any_unicode(before: str, subject: s
     text = before + subject + after
     assume("{}" not in text)
     assert EditRequest.from_text(text, subject, "b").text == text.rstrip()
+
+
+@pytest.mark.parametrize(("prompt", "subject", "target"), REQUESTS)
+def test_bare_row_goes_on_behind_the_target_when_an_echo_is_read(
+    prompt: str, subject: str, target: str, byte_tokenizer: Tokenizer
+) -> None:
+    request = EditRequest(prompt, subject, target)
+    plain = build_rows(request, PREFIXES, byte_tokenizer, 64)
+    rows = build_rows(request, PREFIXES, byte_tokenizer, 64, echo=True)
+    bare = rows.rewriting[0]
+    assert byte_tokenizer.decode(bare.ids) == f"{request.text} {target},"
+    assert [byte_tokenizer.decode(bare.ids[: place + 1]) for place in rows.behind] == [
+        f"{request.text} {target}",
+        f"{request.text} {target},",
+    ]
+    assert (bare.readouts, bare.subject_index) == (plain.rewriting[0].readouts, plain.rewriting[0].subject_index)
+    assert (rows.rewriting[1:], rows.kept, rows.target) == (plain.rewriting[1:], plain.kept, plain.target)
+    assert rows.places == ((*bare.readouts, *rows.behind), *(row.readouts for row in plain.all[1:]))
+    assert plain.behind == ()
+
+
+def test_target_alone_is_read_behind_when_its_end_and_the_comma_are_one_token(
+    byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = byte_tokenizer.encode
+
+    def merging(text: str) -> Encoding:
+        encoding = encode(text)
+        return replace(encoding, ids=(*encoding.ids[:-2], 1)) if text.endswith(",") else encoding
+
+    monkeypatch.setattr(byte_tokenizer, "encode", merging)
+    rows = build_rows(EditRequest("{} is", "Anna", "old"), PREFIXES, byte_tokenizer, 64, echo=True)
+    bare = rows.rewriting[0]
+    assert byte_tokenizer.decode(bare.ids) == "Anna is old"
+    assert rows.behind == (len(bare.ids) - 1,)

@@ -39,10 +39,10 @@ def logits_of(hidden: Floats) -> torch.Tensor:
 
 
 def loss_of(
-    target: tuple[int, ...], config: LossConfig, value_norm: float = 1.0, head: Head | None = None
+    target: tuple[int, ...], config: LossConfig, value_norm: float = 1.0, head: Head | None = None, behind: int = 0
 ) -> ReadoutLoss:
     before = log_softmax(states(9, KEPT) @ WEIGHT)
-    return ReadoutLoss(head or Head(), target, before, value_norm, config)
+    return ReadoutLoss(head or Head(), target, before, value_norm, config, behind)
 
 
 def test_log_probs_equal_cross_entropy_when_target_has_several_tokens() -> None:
@@ -85,6 +85,34 @@ def test_total_adds_one_divergence_when_the_kept_row_moves_at_one_read_out(place
     assert terms.total[0] - terms.nll[0] == pytest.approx(float(wanted), rel=TOLERANCE, abs=TOLERANCE)
 
 
+@pytest.mark.parametrize("behind", [1, KEPT])
+def test_total_adds_the_unlikelihood_of_the_targets_first_token_when_read_behind_the_target(behind: int) -> None:
+    readouts, kept = states(1, 5, 2, 2), states(2, 5, KEPT)
+    first = int(logits_of(kept)[0, -1].argmax())
+    target = (first, 7)
+    plain = loss_of(target, LossConfig(2.0, 0, 0), behind=behind)(readouts, kept, states(3, 5))
+    terms = loss_of(target, LossConfig(2.0, 0, 0.5), behind=behind)(readouts, kept, states(3, 5))
+    probabilities = F.softmax(logits_of(kept), dim=-1)[:, KEPT - behind :, first]
+    wanted = -0.5 * torch.log1p(-probabilities).sum(dim=1)
+    np.testing.assert_allclose(terms.total - plain.total, wanted.numpy(), rtol=TOLERANCE, atol=TOLERANCE)
+    assert float(wanted.max()) > 0.1
+    unread = loss_of(target, LossConfig(2.0, 0))(readouts, kept, states(3, 5))
+    assert (unread.total - plain.total).max() > 0.1  # what is behind the target has no divergence
+
+
+def test_echoing_tells_that_the_targets_first_token_leads_behind_it_when_it_did_not_before() -> None:
+    kept, width = states(2, 40, KEPT), 2
+    leads = logits_of(kept)[:, KEPT - width :].argmax(dim=-1)
+    was = int(logits_of(states(9, KEPT))[-1].argmax())
+    first = int(leads[leads != was].mode().values)
+    terms = loss_of((first,), LossConfig(), behind=width)(states(1, 40, 2, 1), kept, states(3, 40))
+    np.testing.assert_array_equal(terms.echoing, (leads == first).any(dim=1).numpy())
+    assert 0 < terms.echoing.sum() < 40
+    own = loss_of((was,), LossConfig(), behind=1)(states(1, 40, 2, 1), kept, states(3, 40))
+    assert (leads[:, -1] == was).any()
+    assert not own.echoing.any()
+
+
 @pytest.mark.parametrize(("decay", "value_norm"), [(0.5, 1.0), (0.5, 7.0), (3.0, 0.2)])
 def test_total_adds_the_deltas_norm_over_the_values_square_when_weight_decay_is_on(
     decay: float, value_norm: float
@@ -107,7 +135,7 @@ def test_target_probability_is_the_rows_mean_of_geometric_means_when_target_has_
 def test_row_probabilities_are_geometric_means_by_row_when_tokens_differ() -> None:
     tokens = [[[0.9, 0.1], [0.5, 0.5], [1.0, 0.04]], [[0.25, 0.64], [0.36, 1.0], [1.0, 1.0]]]  # [N, R, t]
     log_probs = np.log(np.array(tokens, np.float32))
-    terms = LossTerms(np.zeros(2, np.float32), log_probs, np.ones((2, 3), np.bool_))
+    terms = LossTerms(np.zeros(2, np.float32), log_probs, np.ones((2, 3), np.bool_), np.zeros(2, np.bool_))
     # Roundings of float32 logarithms of size 1.
     np.testing.assert_allclose(terms.row_probabilities, [[0.3, 0.5, 0.2], [0.4, 0.6, 1.0]], rtol=1e-6)
     np.testing.assert_allclose(terms.target_probability, [1 / 3, 2 / 3], rtol=1e-6)

@@ -48,7 +48,8 @@ def terms_of(losses: Floats, log_prob: float = UNLIKELY, greedy: tuple[bool, ...
     """Return terms of two rewriting rows with a target of one token."""
     n = len(losses)
     log_probs = np.full((n, 2, 1), log_prob, np.float32)
-    return LossTerms(np.asarray(losses, np.float32), log_probs, np.tile(np.array(greedy), (n, 1)))
+    rows = np.tile(np.array(greedy), (n, 1))
+    return LossTerms(np.asarray(losses, np.float32), log_probs, rows, np.zeros(n, np.bool_))
 
 
 class Recorded:

@@ -15,7 +15,7 @@ from mobiedit.runtime import Bundle, EditConfig, LossConfig, Method, PrefixCache
 from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.search import SearchTask
 from scripts.backprop_oracle import main
-from scripts.support.backprop import BackpropConfig, backprop
+from scripts.support.backprop import ORACLE_LOSS, BackpropConfig, backprop
 from scripts.support.host_model import HostModel
 from scripts.support.host_problem import HostProblem
 
@@ -38,6 +38,13 @@ def test_loss_is_the_runtimes(task: Task, host: HostModel, config: EditConfig, l
     # FP32 in torch against FP32 in ONNX Runtime through four layers: sums in another order.
     assert float(ours.total) == pytest.approx(float(theirs.total[0]), abs=1e-4)
     assert ours.target_probability == pytest.approx(float(theirs.target_probability[0]), abs=1e-4)
+
+
+def test_rows_end_with_the_target_when_the_loss_has_no_echo(task: Task) -> None:
+    with_echo, without = (task(EditConfig(loss=loss)).problem.rows for loss in (LossConfig(), ORACLE_LOSS))
+    assert (len(with_echo.behind), without.behind) == (2, ())
+    assert with_echo.rewriting[0].ids[: len(without.rewriting[0].ids)] == without.rewriting[0].ids
+    assert with_echo.rewriting[1:] == without.rewriting[1:]
 
 
 def test_gradient_is_that_of_the_runtimes_loss(task: Task, host: HostModel) -> None:

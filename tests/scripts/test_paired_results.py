@@ -14,13 +14,15 @@ from mobiedit.runtime.evaluation.result_file import ResultFile
 from scripts.paired_results import main
 
 
-def write(path: Path, portability: dict[str, float | None], forwards: int, data: str = "d") -> Path:
-    """Write a result whose records have these portabilities and no neighbourhood."""
+def write(
+    path: Path, portability: dict[str, float | None], forwards: int, data: str = "d", said: str = " so it is"
+) -> Path:
+    """Write a result whose records have these portabilities and no neighbourhood, and their target "so" in answers."""
     file = ResultFile(path, {"data_sha256": data}, resume=False)
     for name, value in portability.items():
         pre = Metrics(portability=None if value is None else 0.25)
         post = Metrics(token_accuracy=1.0, portability=value)
-        top, answer, cost = {"pre": (), "post": ()}, {"pre": "", "post": ""}, Cost(forwards, 10 * forwards, 1.0, 4)
+        top, answer, cost = {"pre": (), "post": ()}, {"pre": " no", "post": said}, Cost(forwards, 10 * forwards, 1.0, 4)
         file.append(MeasuredRecord(name, "A is", "A", "so", pre, post, top, answer, "gn", cost=cost))
     return path
 
@@ -49,6 +51,12 @@ def test_records_of_both_are_paired_when_a_result_is_in_parts(tmp_path: Path) ->
     # Differences of .5, .5 and 0: their mean is 1/3, their standard error sqrt(1/12) / sqrt(3) = 1/6.
     assert cells(output, "portability")[:6] == ["3", "0.250", "0.500", "0.167", "+0.333", "0.167"]
     assert "forwards: x 2.00, geometric mean of 3 records" in output
+
+
+def test_echo_is_the_share_of_answers_that_repeat_the_target_when_compared(tmp_path: Path) -> None:
+    once = write(tmp_path / "a", {"0": 0.5, "1": 0.5}, 1)
+    parts = [write(tmp_path / "b", {"0": 0.5}, 1, said=" so, so, so"), write(tmp_path / "c", {"1": 0.5}, 1)]
+    assert cells(compare([once], parts).output, "echo")[:5] == ["2", "0.000", "0.000", "0.500", "-0.500"]
 
 
 def test_score_is_left_out_when_no_record_tells_it(tmp_path: Path) -> None:
