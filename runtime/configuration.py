@@ -39,8 +39,7 @@ class LossConfig:
     """Weights of the terms beside the target's negative log-likelihood (Meng et al. 2022, ROME, eq. 4).
 
     ROME's code has a KL factor of 0.0625 and reads the subject's last token alone. Here "<subject> is a" is read at
-    every token from there on, which with twice the factor keeps other facts of the subject better. ``echo_factor``
-    weighs an answer that begins once more behind itself, which ROME's loss leaves alone.
+    every token from there on. ``echo_factor``, for an answer that begins once more behind itself, is none of ROME's.
     """
 
     kl_factor: float = 0.125

@@ -163,7 +163,7 @@ def table(columns: tuple[str, ...], prompts: tuple[str, ...], given: tuple[dict[
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(file_okay=False, path_type=Path))
 def main(bundle: Path) -> None:
     """Run the demo on BUNDLE, exporting it first when it is not there."""
     if not bundle.exists():
