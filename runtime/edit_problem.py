@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -206,10 +207,13 @@ class EditProblem:
         """Open the policy's window, and those of its parts where they may run by themselves."""
         self.window = self._open_window(new)
         self._repeated: tuple[int, tuple[_Run, ...]] | None = None
-        self._apart: tuple[tuple[slice, Window], ...] = ()
+        kept = len(self.rows.rewriting)
+        self._divisions: list[tuple[tuple[slice, Window], ...]] = [((slice(kept + 1), self.window),)]
         if self._policy is not PrefixCache.OFF and not self._decoder.parts.fixed_shapes:
-            kept = len(self.rows.rewriting)
-            self._apart = tuple((part, self.window.of(part)) for part in (slice(kept), slice(kept, kept + 1)))
+            # The kept row is short, and the bare one goes on behind the target.
+            for bounds in ((0, kept, kept + 1), (0, 1, kept, kept + 1)):
+                parts = [slice(*part) for part in pairwise(bounds) if part[0] < part[1]]
+                self._divisions.append(tuple((part, self.window.of(part)) for part in parts))
 
     def _runs(self, n: int) -> tuple[_Run, ...]:
         """Return the runs that compute the window for n deltas."""
@@ -220,11 +224,12 @@ class EditProblem:
         return self._repeated[1]
 
     def _parts(self, n: int) -> tuple[tuple[slice, Window], ...]:
-        """Return the rows that run together for n deltas: the kept row alone where it would be mostly padding."""
-        padding = self.window.tokens - sum(window.tokens for _, window in self._apart)
-        if self._apart and n * padding >= _RUN_TOKENS:
-            return self._apart
-        return ((slice(len(self.rows.all)), self.window),)
+        """Return the rows that run together for n deltas: in more runs where these have so much less padding."""
+
+        def cost(parts: tuple[tuple[slice, Window], ...]) -> int:
+            return sum(n * window.tokens + _RUN_TOKENS for _, window in parts)
+
+        return min(self._divisions, key=cost)
 
     def _open_window(self, new: tuple[Floats, ...]) -> Window:
         """Return the window of the policy, from the suffix's K and V of all tokens."""

@@ -266,14 +266,17 @@ def test_forward_costs_the_windows_tokens_when_a_policy_keeps_some(n: int, case:
 
 
 @pytest.mark.parametrize("policy", [PrefixCache.EXACT, PrefixCache.STALE])
-def test_no_row_is_padded_to_the_kept_ones_length_when_there_are_many_deltas(policy: PrefixCache, case: Case) -> None:
+def test_no_row_is_padded_to_the_bare_or_the_kept_ones_length_when_there_are_many_deltas(
+    policy: PrefixCache, case: Case
+) -> None:
     meter, rows, deltas = CostMeter(), case.rows, case.deltas(16)
     problem = case.open(policy, meter, 0)
     sizes = rows.lengths - problem.window.starts
-    rewriting, kept = int(sizes[:-1].max()), int(sizes[-1])
-    assert rewriting != kept
+    bare, others, kept = int(sizes[0]), int(sizes[1:-1].max()), int(sizes[-1])
+    assert len({bare, others, kept}) == 3
     found = problem.readouts(deltas)
-    assert (meter.dispatches, meter.token_layers) == (2, 16 * 2 * (len(rows.rewriting) * rewriting + kept))
+    tokens = bare + (len(rows.rewriting) - 1) * others + kept
+    assert (meter.dispatches, meter.token_layers) == (3, 16 * 2 * tokens)
     for n, delta in enumerate(deltas):
         for alone, together in zip(problem.readouts(delta[None]), found, strict=True):
             np.testing.assert_allclose(alone[0], together[n], atol=TOLERANCE)
