@@ -125,6 +125,7 @@ class LinearisedLoss:
         self._along = jacobian.basis @ delta
         self._square = float(delta @ delta)
         self._config = config
+        self._echo_factor = np.float32(config.echo_factor / tokens)
         self._value_norm = value_norm
         self._norm_penalty = norm_penalty
         self._limit = limit
@@ -180,8 +181,8 @@ class LinearisedLoss:
         gradient += factor * self._kept.gradient(probabilities - self._before)
 
         again, against = self._echo(c)
-        echo = -self._config.echo_factor * float(np.log1p(-again).sum())
-        gradient += self._config.echo_factor * again @ against
+        echo = -float(self._echo_factor * np.log1p(-again).sum())
+        gradient += self._echo_factor * again @ against
         square = float(c @ c)
         norm = np.sqrt(max(self._square + 2 * float(c @ self._along) + square, 1e-12))
         unit = self._value_norm**2
@@ -211,7 +212,7 @@ class LinearisedLoss:
         curvature = self._readouts.curvature(readouts).astype(np.float64) / readouts[..., 0].size
         curvature += self._config.kl_factor * self._kept.curvature(kept)
         again, against = self._echo(c)
-        curvature += self._config.echo_factor * (against.T * (again * (1 - again))) @ against
+        curvature += self._echo_factor * (against.T * (again * (1 - again))) @ against
 
         place = (self._along + c).astype(np.float64)
         square = max(self._square + 2 * float(c @ self._along) + float(c @ c), 1e-12)

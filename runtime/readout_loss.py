@@ -149,7 +149,10 @@ class ReadoutLoss:
         return np.asarray(kl.reshape(n, places).sum(axis=1))
 
     def _echo(self, behind: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-        """[N] unlikelihood of the target's first token behind it, summed over places, and whether it comes again."""
+        """[N] unlikelihood of the target's first token behind it, and whether it comes again.
+
+        A place weighs what a token of the target does in its mean: long answers have enough to do.
+        """
         n, places, width = behind.shape
         first, flat = self._target[0], behind.reshape(-1, width)
         unlikelihood, chosen = np.zeros(len(flat), np.float32), np.zeros(len(flat), np.int64)
@@ -160,4 +163,4 @@ class ReadoutLoss:
             chosen[part] = log_probs.argmax(axis=-1)
         before = self.kept_log_probs[len(self.kept_log_probs) - places :].argmax(axis=-1)
         again = (chosen.reshape(n, places) == first) & (before != first)
-        return unlikelihood.reshape(n, places).sum(axis=1), again.any(axis=1)
+        return unlikelihood.reshape(n, places).sum(axis=1) / np.float32(len(self._target)), again.any(axis=1)

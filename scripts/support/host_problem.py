@@ -80,7 +80,7 @@ class HostProblem:
         again = self._log_probs(behind)[:, self._target[0]].exp().clamp(max=MOST_CERTAIN)
         decay = delta.norm() / self._value_norm**2
         total = -wanted.mean() + self._loss.kl_factor * kl + self._loss.weight_decay * decay
-        total = total - self._loss.echo_factor * torch.log1p(-again).sum()
+        total = total - self._loss.echo_factor * torch.log1p(-again).sum() / tokens
         return HostTerms(total, float(wanted.detach().mean(dim=1).exp().mean()))
 
     def gradient(self, delta: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -93,7 +93,7 @@ def test_total_adds_the_unlikelihood_of_the_targets_first_token_when_read_behind
     plain = loss_of(target, LossConfig(2.0, 0, 0), behind=behind)(readouts, kept, states(3, 5))
     terms = loss_of(target, LossConfig(2.0, 0, 0.5), behind=behind)(readouts, kept, states(3, 5))
     probabilities = F.softmax(logits_of(kept), dim=-1)[:, KEPT - behind :, first]
-    wanted = -0.5 * torch.log1p(-probabilities).sum(dim=1)
+    wanted = -0.5 * torch.log1p(-probabilities).sum(dim=1) / len(target)
     np.testing.assert_allclose(terms.total - plain.total, wanted.numpy(), rtol=TOLERANCE, atol=TOLERANCE)
     assert float(wanted.max()) > 0.1
     unread = loss_of(target, LossConfig(2.0, 0))(readouts, kept, states(3, 5))
