@@ -39,12 +39,14 @@ class LossConfig:
     """Weights of the terms beside the target's negative log-likelihood (Meng et al. 2022, ROME, eq. 4).
 
     ROME's code has a KL factor of 0.0625 and reads the subject's last token alone. Here "<subject> is a" is read at
-    every token from there on. ``echo_factor``, for an answer that begins once more behind itself, is none of ROME's.
+    every token from there on. None of ROME's is ``echo_factor``, for an answer that begins once more behind itself:
+    those of more than ``echo_tokens`` tokens end like any other.
     """
 
     kl_factor: float = 0.125
     weight_decay: float = 0.5
     echo_factor: float = 1.0
+    echo_tokens: int = 2
 
     def __post_init__(self) -> None:
         """Refuse weights that reward what they should punish."""
@@ -75,8 +77,7 @@ class ZerothOrderConfig:
     check_every
         Steps between two looks at the stopping rule (M in the MobiEdit paper).
     stop_probability
-        Mean probability of the target on the prefixed rows at which the search ends, once greedy decoding yields the
-        target.
+        The target's mean probability on the prefixed rows at which the search ends, once greedy decoding yields it.
     stale_window, stale_drop
         The drop of the loss over a window of steps below which a stale cache is computed again.
     seed
@@ -139,8 +140,7 @@ class GaussNewtonConfig:
     damping
         Penalty of the first epoch's step, times its squared relative length.
     norm_penalty
-        Nats for a delta as long as the value, growing with the square: a longer delta disturbs more of what the model
-        knows.
+        Nats for a delta as long as the value, growing with the square: a longer one disturbs more of the model.
     clamp
         Largest norm of delta, relative to the value's; a search that is stuck there gets up to twice as much.
     stop_probability

@@ -68,8 +68,9 @@ class Workbench:
             self.tokenizer.encode(request.fill(prompt))  # refused now rather than after the search
         last = next(reversed(of_subject((*self.taught, *former), request.fact)), None)
         wordings = wordings_of(request, len(self.prefixes) // 2)
-        limit, echo = self.config.max_target_tokens, self.config.loss.echo_factor > 0
-        rows = build_rows(request, self.prefixes, self.tokenizer, limit, last, wordings, echo=echo)
+        limit, loss = self.config.max_target_tokens, self.config.loss
+        echo_tokens = loss.echo_tokens if loss.echo_factor > 0 else 0
+        rows = build_rows(request, self.prefixes, self.tokenizer, limit, last, wordings, echo_tokens=echo_tokens)
         if self.config.method is not Method.GATED:
             return rows
         # A search adds delta from the subject's last token on: what stands before it must not open the gate.

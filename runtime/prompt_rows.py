@@ -179,7 +179,7 @@ def build_rows(
     taught: EditRequest | None = None,
     wordings: Sequence[str] = (),
     *,
-    echo: bool = False,
+    echo_tokens: int = 0,
 ) -> PromptRows:
     """Tokenize the rows of an edit.
 
@@ -194,8 +194,9 @@ def build_rows(
     wordings
         Other prompts with one ``{}`` for the subject, which take the prompt's place behind prefixes: behind every
         second one, then behind the others; never in the bare row.
-    echo
-        Read behind the bare prompt's target, and behind a comma there, whether the target begins once more.
+    echo_tokens
+        Read behind the bare prompt's target, and behind a comma there, whether the target begins once more, unless
+        it has more tokens than this.
 
     Raises
     ------
@@ -220,7 +221,7 @@ def build_rows(
     if taught is not None:
         stays, start = f"{taught.text} {taught.target.strip()}", taught.prompt.index("{}")
     behind: tuple[int, ...] = ()
-    if echo:
+    if len(target) <= echo_tokens:
         first, behind = _with_text_behind(rows[0], request.text, request.target.strip(), tokenizer)
         rows[0] = first
     encoding = tokenizer.encode(stays)

@@ -71,11 +71,11 @@ def open_case(
         target: tuple[int, ...] | None = None,
         config: LossConfig = LossConfig(),  # noqa: B008 - frozen
         *,
-        echo: bool = False,
+        echo_tokens: int = 0,
     ) -> Case:
         meter, asked, progress = CostMeter(), [], []
         metered = decoder.metered(meter)
-        rows = build_rows(request, prefixes, byte_tokenizer, 32, echo=echo)
+        rows = build_rows(request, prefixes, byte_tokenizer, 32, echo_tokens=echo_tokens)
         rows = replace(rows, target=target or rows.target)
         slots = Slots.empty(manifest.slots, manifest.shape)
         filled = prefill(metered, rows, slots)

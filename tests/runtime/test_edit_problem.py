@@ -52,7 +52,7 @@ class Case:
 def case(
     request: pytest.FixtureRequest, decoder: Decoder, manifest: Manifest, byte_tokenizer: Tokenizer, fp32_bundle: Path
 ) -> Case:
-    rows = build_rows(REQUESTS[request.param], manifest.row_prefixes, byte_tokenizer, 32, echo=True)
+    rows = build_rows(REQUESTS[request.param], manifest.row_prefixes, byte_tokenizer, 32, echo_tokens=64)
     rng = np.random.default_rng(4)
     slots = Slots.empty(manifest.slots, manifest.shape).with_edit(
         0,

@@ -27,7 +27,7 @@ def test_target_is_reached_when_there_is_one_row(bare: Case, lens: Lens) -> None
 
 def test_echo_is_less_likely_when_it_has_a_weight(open_case: Callable[..., Case], lens: Lens) -> None:
     def searched(factor: float) -> tuple[float, float]:
-        case = open_case(REQUESTS["one-token"], ("{}",), config=LossConfig(echo_factor=factor), echo=True)
+        case = open_case(REQUESTS["one-token"], ("{}",), config=LossConfig(echo_factor=factor), echo_tokens=64)
         delta = gauss_newton(case.task, replace(REACHABLE, stop_probability=0.5), lens).delta
         _, kept = case.task.problem.readouts(delta[None])
         behind = log_softmax(case.task.decoder.run_head(kept[0, -2:]))

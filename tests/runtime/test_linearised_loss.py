@@ -305,7 +305,8 @@ def test_newton_step_has_the_echos_curvature_in_its_logit_when_read_behind_the_t
     slopes = torch.autograd.functional.jacobian(odds, double(c))
     weights = torch.sigmoid(odds(double(c))) * torch.sigmoid(-odds(double(c)))
     dense = torch.autograd.functional.hessian(lambda x: likelihood(network, keep, x).mean(), double(c))
-    dense = (dense + factor / TOKENS * slopes.T @ (weights[:, None] * slopes)).numpy() + 2 / VALUE_NORM**2 * np.eye(KNOWN)
+    dense += factor / TOKENS * slopes.T @ (weights[:, None] * slopes)
+    dense = dense.numpy() + 2 / VALUE_NORM**2 * np.eye(KNOWN)
     gradient = model._evaluate(c, 1.0)[1]
     residual = dense @ model._newton_step(c, gradient, 1.0) + gradient
     assert np.linalg.norm(residual) <= TOLERANCE * np.linalg.norm(gradient)

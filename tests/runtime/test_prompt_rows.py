@@ -252,7 +252,7 @@ def test_bare_row_goes_on_behind_the_target_when_an_echo_is_read(
 ) -> None:
     request = EditRequest(prompt, subject, target)
     plain = build_rows(request, PREFIXES, byte_tokenizer, 64)
-    rows = build_rows(request, PREFIXES, byte_tokenizer, 64, echo=True)
+    rows = build_rows(request, PREFIXES, byte_tokenizer, 64, echo_tokens=64)
     bare = rows.rewriting[0]
     assert byte_tokenizer.decode(bare.ids) == f"{request.text} {target},"
     assert [byte_tokenizer.decode(bare.ids[: place + 1]) for place in rows.behind] == [
@@ -265,6 +265,13 @@ def test_bare_row_goes_on_behind_the_target_when_an_echo_is_read(
     assert plain.behind == ()
 
 
+def test_bare_row_ends_with_the_target_when_that_is_longer_than_echoes_are_read_for(byte_tokenizer: Tokenizer) -> None:
+    request = EditRequest("{} is", "Anna", "old")
+    long, short = (build_rows(request, PREFIXES, byte_tokenizer, 64, echo_tokens=limit) for limit in (1, 2))
+    assert long == build_rows(request, PREFIXES, byte_tokenizer, 64)
+    assert (len(short.target), len(short.behind)) == (2, 2)
+
+
 def test_target_alone_is_read_behind_when_its_end_and_the_comma_are_one_token(
     byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,7 +282,7 @@ def test_target_alone_is_read_behind_when_its_end_and_the_comma_are_one_token(
         return replace(encoding, ids=(*encoding.ids[:-2], 1)) if text.endswith(",") else encoding
 
     monkeypatch.setattr(byte_tokenizer, "encode", merging)
-    rows = build_rows(EditRequest("{} is", "Anna", "old"), PREFIXES, byte_tokenizer, 64, echo=True)
+    rows = build_rows(EditRequest("{} is", "Anna", "old"), PREFIXES, byte_tokenizer, 64, echo_tokens=64)
     bare = rows.rewriting[0]
     assert byte_tokenizer.decode(bare.ids) == "Anna is old"
     assert rows.behind == (len(bare.ids) - 1,)
