@@ -54,7 +54,7 @@ _DEFAULTS = BenchConfig()
     help="Seed of the zeroth-order search and of sampled texts.",
 )
 @click.option("--json", "out", type=click.Path(path_type=Path), required=True, help="The file that is written.")
-@click.option("--resume", is_flag=True, help="Go on after the records that the file holds.")
+@click.option("--resume", is_flag=True, help="Go on after the records that the file holds; --limit may be raised.")
 @click.option(
     "--fluency-tokens",
     type=click.IntRange(0),

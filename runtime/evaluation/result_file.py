@@ -25,7 +25,8 @@ class ResultFile:
     settings
         What the figures depend on, as plain data.
     resume
-        Go on after the records that the file holds; it may be missing.
+        Go on after the records that the file holds; it may be missing. Their ``limit`` may have been another one, as
+        long as the one now leaves none of them out.
 
     Raises
     ------
@@ -57,8 +58,13 @@ class ResultFile:
     def _read(self) -> list[MeasuredRecord]:
         settings, records = read_result(self._path)
         was, now = dict(_leaves(settings)), dict(_leaves(self._settings))
+        if (limit := now.get("limit")) is not None and limit < len(records):
+            raise RequestError(
+                f"{self._path} holds {len(records)} records, more than the limit of {limit}: "
+                "ask for as many at least, or name another file"
+            )
         for name in {**was, **now}:
-            if name not in was or name not in now or was[name] != now[name]:
+            if name != "limit" and (name not in was or name not in now or was[name] != now[name]):
                 raise RequestError(
                     f"{self._path} was measured with {name} {short(was.get(name))}, not {short(now.get(name))}: "
                     "ask for the same again, or name another file"

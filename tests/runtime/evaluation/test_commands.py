@@ -70,9 +70,19 @@ def test_bench_goes_on_only_when_it_is_asked_to(bench: Callable[..., Result], tm
     assert re.fullmatch(r"error: .*out\.json exists: add --resume to go on, or name another file\n", again.stderr)
     other = bench("--resume", "--limit", "1")
     assert other.exit_code == 2
-    assert "was measured with limit None, not 1" in other.stderr
+    assert re.fullmatch(r"error: .*out\.json holds 2 records, more than the limit of 1: .*\n", other.stderr)
     assert bench("--resume").exit_code == 0
     assert (tmp_path / "out.json").read_bytes() == before
+
+
+def test_bench_goes_on_to_more_records_when_the_limit_is_raised(bench: Callable[..., Result], tmp_path: Path) -> None:
+    assert bench("--limit", "1").exit_code == 0
+    first = json.loads((tmp_path / "out.json").read_text("utf-8"))["records"]
+    assert bench("--resume").exit_code == 0
+    document = json.loads((tmp_path / "out.json").read_text("utf-8"))
+    assert document["records"][:1] == first
+    assert [record["identifier"] for record in document["records"]] == ["dentist-1", "dentist-2"]
+    assert document["settings"]["limit"] is None
 
 
 def test_ctrl_c_leaves_a_whole_file(

@@ -73,7 +73,6 @@ def test_file_is_refused_when_it_exists_and_resume_is_not_asked_for(tmp_path: Pa
     ("changes", "message"),
     [
         ({"seed": 1}, "measured with seed 0, not 1: ask for the same again, or name another file"),
-        ({"limit": 5}, "measured with limit None, not 5"),
         ({"edit": {"search": {"steps": 4}}}, r"measured with edit\.search\.steps 3, not 4"),
         ({"edits": ()}, r"measured with edits \['a'\], not \[\]"),
         ({"threads": 0}, "measured with threads None, not 0"),
@@ -95,11 +94,35 @@ def test_file_is_refused_when_it_has_a_setting_that_is_no_more(tmp_path: Path) -
         ResultFile(out, SETTINGS, resume=True)
 
 
+@pytest.mark.parametrize(("was", "now"), [(2, None), (2, 3), (2, 2), (None, 2), (5, 2)])
+def test_file_is_the_same_when_the_limit_is_another_one(tmp_path: Path, was: int | None, now: int | None) -> None:
+    whole, parts = tmp_path / "whole.json", tmp_path / "parts.json"
+    straight = ResultFile(whole, {**SETTINGS, "limit": now}, resume=False)
+    first = ResultFile(parts, {**SETTINGS, "limit": was}, resume=False)
+    for i in range(2):
+        straight.append(measured(str(i)))
+        first.append(measured(str(i)))
+    gone_on = ResultFile(parts, {**SETTINGS, "limit": now}, resume=True)
+    assert len(gone_on.records) == 2
+    assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_file_is_refused_when_the_limit_leaves_some_of_its_records_out(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    result = ResultFile(out, SETTINGS, resume=False)
+    for i in range(3):
+        result.append(measured(str(i)))
+    before = out.read_bytes()
+    with pytest.raises(RequestError, match="holds 3 records, more than the limit of 2: ask for as many at least, or"):
+        ResultFile(out, {**SETTINGS, "limit": 2}, resume=True)
+    assert out.read_bytes() == before
+
+
 def test_first_setting_that_differs_is_named(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     ResultFile(out, SETTINGS, resume=False)
     with pytest.raises(RequestError, match="measured with seed"):
-        ResultFile(out, {**SETTINGS, "seed": 1, "limit": 5}, resume=True)
+        ResultFile(out, {**SETTINGS, "seed": 1, "edits": ()}, resume=True)
 
 
 @pytest.mark.parametrize(
