@@ -45,7 +45,9 @@ def main(first: tuple[Path, ...], second: tuple[Path, ...]) -> None:
     if not pairs:
         raise RequestError("no record is in both results: give those of one data file, with parts that overlap")
     click.echo(f"{len(pairs)} records in both, {len(ours) - len(pairs)} and {len(theirs) - len(pairs)} in one alone\n")
-    scored = (_score_row(name, partial(_score, name), pairs) for name in ("token_accuracy", *SCORES))
+    scored = (
+        _score_row(name, partial(_score, name), pairs) for name in ("token_accuracy", *SCORES, "inferences_unchanged")
+    )
     rows = [*scored, _score_row("echo", _echo, pairs)]
     click.echo(markdown_table([row for row in rows if row]))
     for cost in ("forwards", "token_layers", "wall_s"):

@@ -29,6 +29,7 @@ class Metrics:
     neighbourhood: float | None = None
     argmax_unchanged: float | None = None
     portability: float | None = None
+    inferences_unchanged: float | None = None
     fluency: float | None = None
 
 
@@ -133,6 +134,7 @@ def observe(
         neighbourhood=metrics.neighbourhood(record, now, before),
         argmax_unchanged=metrics.argmax_unchanged(record, now, before),
         portability=metrics.portability(record, now),
+        inferences_unchanged=metrics.inferences_unchanged(record, now, before),
         fluency=n_gram_entropy(text) if fluency_tokens else None,
     )
     decode = now.reader.decode

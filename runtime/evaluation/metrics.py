@@ -113,6 +113,17 @@ def portability(record: EvaluationRecord, now: CachedReader) -> float | None:
     return _mean(kind for kind in kinds if kind is not None)
 
 
+def inferences_unchanged(record: EvaluationRecord, now: CachedReader, before: CachedReader) -> float | None:
+    """Return how much of portability's answers reads as before, as a mean over the questions; None without any.
+
+    The share of an answer's places whose most probable token is that of before the edit. No score, since what follows
+    from a new fact may change; but where a model draws no inferences it tells sooner than portability what an edit
+    does to other questions of its subject: few places are right, and all can change.
+    """
+    questions = (question for each in record.portability.values() for question in each)
+    return _mean(float(stayed(question, now, before).mean()) for question in questions)
+
+
 def free_answer(record: EvaluationRecord, now: CachedReader) -> tuple[int, ...]:
     """Return the tokens of the model's own answer to the bare prompt, by greedy decoding."""
     target = now.read(record.prompt, record.target).answer

@@ -21,6 +21,7 @@ SCORES = (
     "portability",
     "fluency",
 )
+MEASURES = ("token_accuracy", "target_probability", "inferences_unchanged")
 COSTS = ("forwards", "token_layers", "wall_s", "peak_rss_bytes")
 _RESAMPLES = 1000
 
@@ -34,10 +35,9 @@ def summarise(records: Sequence[MeasuredRecord]) -> dict[str, Any]:
 
 
 def summarise_further(records: Sequence[MeasuredRecord]) -> dict[str, Any]:
-    """Return token accuracy, the target's probability, the share that would be committed, and the worst tenth."""
+    """Return measures that are no scores of the literature, the share that would be committed, and the worst tenth."""
     return {
-        "token_accuracy": _score(records, "token_accuracy"),
-        "target_probability": _score(records, "target_probability"),
+        **{name: _score(records, name) for name in MEASURES},
         "committed": _mean([record.committed for record in records]),
         "refused": sum(record.error is not None for record in records),
         "worst_decile": _worst_decile(records),

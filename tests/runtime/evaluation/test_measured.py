@@ -33,10 +33,11 @@ def test_observation_is_what_the_metrics_say(record: Records, models: Models, re
         metrics.neighbourhood(fact, now, before),
         metrics.argmax_unchanged(fact, now, before),
         metrics.portability(fact, now),
+        metrics.inferences_unchanged(fact, now, before),
         fluency(now.reader, fact.prompt, 20, (0, 1)),
     )
     missing = {name for name, value in vars(seen.metrics).items() if value is None}
-    assert missing == ({"portability"} if record_format == "counterfact" else set())
+    assert missing == ({"portability", "inferences_unchanged"} if record_format == "counterfact" else set())
 
 
 def test_observation_tells_the_top_tokens_and_the_answer(record: Records, fp32_model: Bundle) -> None:

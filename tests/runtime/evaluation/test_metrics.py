@@ -279,6 +279,24 @@ def test_portability_weighs_kinds_alike_and_takes_the_best_answer(
     assert metrics.portability(record("zsre", portability={"a": [right, *wrong]}), model) == 0.25
 
 
+def test_inferences_unchanged_is_the_share_of_places_that_stay(
+    record: Records, models: Models, fp32_model: Bundle
+) -> None:
+    prompts, answers = (
+        ["Anna works as", "Anna lives in", "Which city was the birthplace of"],
+        ["a teacher in Rome", "o"],
+    )
+    questions = [{"prompt": prompt, "ground_truth": answers} for prompt in prompts]
+    fact = record("zsre", portability={"a": questions[:1], "b": questions[1:]})
+    now, before = models(fact)
+    new, old = ByHand(now, fp32_model), ByHand(before, fp32_model)
+    stayed = [np.array(new.best(p, answers[0])) == np.array(old.best(p, answers[0])) for p in prompts]
+    wanted = np.mean([places.mean() for places in stayed])
+    assert 0 < wanted < 1  # else the test would not tell a share from all or none
+    assert metrics.inferences_unchanged(fact, now, before) == pytest.approx(wanted)
+    assert metrics.inferences_unchanged(fact, before, before) == 1
+
+
 def test_metrics_are_none_when_the_record_has_nothing_to_tell_them_by(record: Records, fp32_model: Bundle) -> None:
     model = CachedReader(fp32_model.reader())
     bare = record("zsre", rephrase_prompt=None, locality=None, portability=None)
@@ -286,4 +304,5 @@ def test_metrics_are_none_when_the_record_has_nothing_to_tell_them_by(record: Re
     assert metrics.neighbourhood(bare, model, model) is None
     assert metrics.argmax_unchanged(bare, model, model) is None
     assert metrics.portability(bare, model) is None
+    assert metrics.inferences_unchanged(bare, model, model) is None
     assert metrics.portability(record("counterfact"), model) is None
