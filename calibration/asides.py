@@ -41,9 +41,9 @@ class Asides:
     log_probs: LogProbs
 
     @staticmethod
-    def run(runner: FactRunner, facts: Sequence[FactRow], most: int, log_probs: LogProbs) -> Asides | None:
-        """Return the first ``most`` asides of a batch of facts; None where there are none."""
-        owned = [(owner, fact.aside) for owner, fact in enumerate(facts) if fact.aside is not None][:most]
+    def run(runner: FactRunner, facts: Sequence[FactRow], log_probs: LogProbs) -> Asides | None:
+        """Return the asides of a batch of facts; None where there are none."""
+        owned = [(owner, fact.aside) for owner, fact in enumerate(facts) if fact.aside is not None]
         if not owned:
             return None
         rows = runner.run([aside for _, aside in owned])

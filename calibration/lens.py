@@ -39,10 +39,10 @@ class LensConfig:
         Facts seen in all.
     batch
         Facts a step.
-    asides
-        How many of them have an aside read as well, at most.
+    aside_share
+        The last part of the batches, where asides are read as well.
     kl_factor
-        Weight of the divergence at the asides.
+        Weight of the divergence there.
     learning_rate
         Adam's, at its highest; inputs have unit length and outputs are in units of the value's norm.
     steps
@@ -59,7 +59,7 @@ class LensConfig:
 
     rows: int = 6000
     batch: int = 24
-    asides: int = 12
+    aside_share: float = 0.25
     kl_factor: float = 0.5
     learning_rate: float = 2e-3
     steps: int = 2
@@ -145,14 +145,16 @@ def fit_lens(
     gradients = torch.zeros(width, width)
     head = _Head.of(unembedding)
     unseen = sampler.rows(config.held_out)
-    held_out, held_asides = runner.run(unseen), Asides.run(runner, unseen, len(unseen), head.log_probs)
+    held_out, held_asides = runner.run(unseen), Asides.run(runner, unseen, head.log_probs)
     before = _held_out(maps, head, held_out, held_asides, config)[0]  # the maps are zero, and so is delta
     batches = max(1, config.rows // config.batch)
     for index in range(batches):
         rate = config.learning_rate * min(1, (index + 1) / _WARM_UP) * (1 - (1 - _LAST_RATE) * index / batches)
         optimizer.param_groups[0]["lr"] = rate
         rows = sampler.rows(config.batch)
-        facts, asides = runner.run(rows), Asides.run(runner, rows, config.asides, head.log_probs)
+        facts = runner.run(rows)
+        late = index >= (1 - config.aside_share) * batches
+        asides = Asides.run(runner, rows, head.log_probs) if late else None
         optimizer.zero_grad()
         for losses, delta in _stages(maps, head, facts, config):
             loss = losses.mean()

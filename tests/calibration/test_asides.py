@@ -33,7 +33,7 @@ def asides(runner: FactRunner, facts: list[FactRow], unembedding: Tensor) -> Asi
     def log_probs(rows: FactRows, deltas: Tensor) -> Tensor:
         return functional.log_softmax(rows.differentiable.readouts(deltas) @ unembedding.T, dim=-1)
 
-    found = Asides.run(runner, facts, len(facts), log_probs)
+    found = Asides.run(runner, facts, log_probs)
     assert found is not None
     return found
 
@@ -76,13 +76,6 @@ def test_gradient_reaches_deltas_that_have_an_aside_alone_when_backpropagated(
     assert moved.tolist() == [fact.aside is not None for fact in facts]
 
 
-def test_asides_are_the_first_ones_when_fewer_are_asked_for(runner: FactRunner, facts: list[FactRow]) -> None:
-    found = Asides.run(runner, facts, 2, lambda rows, _: torch.zeros(len(rows.targets), 3))
-    assert found is not None
-    assert found.owners.tolist() == [i for i, fact in enumerate(facts) if fact.aside is not None][:2]
-    assert len(found.rows.lengths) == 2
-
-
 def test_there_are_none_when_no_fact_has_one(runner: FactRunner, facts: list[FactRow]) -> None:
     bare = [replace(fact, aside=None) for fact in facts]
-    assert Asides.run(runner, bare, 12, lambda rows, _: torch.zeros(len(rows.targets), 3)) is None
+    assert Asides.run(runner, bare, lambda rows, _: torch.zeros(len(rows.targets), 3)) is None

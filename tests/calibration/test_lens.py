@@ -132,7 +132,7 @@ def test_divergence_elsewhere_is_less_when_it_is_paid_for(
 
     def fitted(kl_factor: float) -> dict[str, float | int | list[float]]:
         sampler = FactSampler(byte_tokenizer, lambda chosen: chosen.choice(known), [], ("{}",), FactMix(0, 0, 0), 0)
-        config = replace(QUICK, rows=480, learning_rate=5e-3, kl_factor=kl_factor)
+        config = replace(QUICK, rows=480, learning_rate=5e-3, aside_share=0.5, kl_factor=kl_factor)
         return fit_lens(runner, unembedding, sampler, config).evidence
 
     free, paid = fitted(0), fitted(3)
