@@ -43,7 +43,7 @@ class LossConfig:
     those of more than ``echo_tokens`` tokens end like any other.
     """
 
-    kl_factor: float = 0.125
+    kl_factor: float = 0.08
     weight_decay: float = 0.5
     echo_factor: float = 1.0
     echo_tokens: int = 2

@@ -174,14 +174,25 @@ class EditProblem:
             kept row, then behind the bare row's target.
         """
         self.meter.forwards += len(deltas)
-        parts = np.array_split(deltas, max(1, -(-len(deltas) // self._deltas_at_once)))
+        parts = np.array_split(deltas, max(1, -(-len(deltas) // _deltas_at_once(self.window))))
         read = [self._readouts(part) for part in parts]
         return np.concatenate([readouts for readouts, _ in read]), np.concatenate([kept for _, kept in read])
 
-    @property
-    def _deltas_at_once(self) -> int:
-        """For how many deltas the rows' cache is repeated: beyond that it takes more than it saves."""
-        return max(1, _CACHE_BYTES // sum(tensor.nbytes for tensor in self.window.cache.tensors))
+    def kept_readouts(self, deltas: Floats) -> Floats:
+        """Run the kept row alone for each delta [N, D], and return its normalised hidden states [N, K', D].
+
+        Those behind the bare row's target are not among them. As many deltas as fill a forward count as one.
+        """
+        own = len(self.rows.kept.readouts)
+        if self._policy is PrefixCache.OFF:
+            return self.readouts(deltas)[1][:, :own]
+        alone = self.window.of(slice(len(self.rows.rewriting), None))
+        whole = len(self.rows.all) * alone.tokens if self._decoder.parts.fixed_shapes else self.window.sizes.sum()
+        self.meter.forwards += -(-len(deltas) * alone.tokens // int(whole))
+        places = np.array(self.rows.kept.readouts) - alone.starts
+        parts = np.array_split(deltas, max(1, -(-len(deltas) // _deltas_at_once(alone))))
+        finals = (self._finals(alone, alone.repeated_cache(len(part)), part[:, None]) for part in parts)
+        return np.concatenate([final[:, 0, places] for final in finals])
 
     def _readouts(self, deltas: Floats) -> tuple[Floats, Floats]:
         """Return what `readouts` does, each of the runs for all deltas at once."""
@@ -189,11 +200,14 @@ class EditProblem:
         of_rows = np.broadcast_to(deltas if deltas.ndim == 3 else deltas[:, None], (n, rows, deltas.shape[-1]))
         finals: list[Floats] = []
         for run in self._runs(n):
-            hidden = self._base_hidden(run.window, n)
-            hidden = hidden + run.window.scales[:, :, None] * of_rows[:, run.rows, None]
-            final, _ = self._decoder.run_suffix(hidden.reshape(-1, *hidden.shape[2:]), run.cache)
-            finals.extend(np.moveaxis(final.reshape(hidden.shape), 1, 0))
+            finals.extend(np.moveaxis(self._finals(run.window, run.cache, of_rows[:, run.rows]), 1, 0))
         return self._read(finals, self.window.starts)
+
+    def _finals(self, window: Window, cache: LayerCache, of_rows: Floats) -> Floats:
+        """Return the window's normalised last hidden states [N, B, T, D] for N deltas of each row [N, B, D]."""
+        hidden = self._base_hidden(window, len(of_rows)) + window.scales[:, :, None] * of_rows[:, :, None]
+        final, _ = self._decoder.run_suffix(hidden.reshape(-1, *hidden.shape[2:]), cache)
+        return final.reshape(hidden.shape)
 
     def refresh(self, delta: Floats) -> None:
         """Compute the stale policy's cache again with ``delta`` [D] in place; the others have nothing to do."""
@@ -257,3 +271,8 @@ class EditProblem:
         *read, kept = (final[:, np.array(row.readouts) - start] for final, row, start in rows)
         behind = finals[0][:, np.array(self.rows.behind, np.int64) - starts[0]]
         return np.stack(read, axis=1), np.concatenate([kept, behind], axis=1)
+
+
+def _deltas_at_once(window: Window) -> int:
+    """For how many deltas the rows' cache is repeated: beyond that it takes more than it saves."""
+    return max(1, _CACHE_BYTES // sum(tensor.nbytes for tensor in window.cache.tensors))

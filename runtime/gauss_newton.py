@@ -67,7 +67,7 @@ class _Search:
         self._config = config
         self._lens = lens
         self._target = np.array(task.problem.rows.target)
-        self._forwards = 0
+        self._already = task.problem.meter.forwards
         self._steps = 0
         self._looks: list[Look] = []
         self._trust = Trust.full(config)
@@ -125,6 +125,11 @@ class _Search:
         return tried
 
     @property
+    def _forwards(self) -> int:
+        """What the search has cost until now."""
+        return self._task.problem.meter.forwards - self._already
+
+    @property
     def _limit(self) -> float:
         """Largest norm of delta."""
         return self._trust.clamp * self._task.value_norm
@@ -168,11 +173,11 @@ class _Search:
         new = np.concatenate([new, others])
         new = new[: len(new) - len(new) % groups.count]
         by_all = RowGroups(groups.rows, 1).deal(renewed)
-        readouts, kept = self._differences(point, np.concatenate([by_all, groups.deal(new)]))
+        readouts, kept, alone = self._differences(point, np.concatenate([by_all, groups.deal(new)]), groups.left(new))
         for direction, change, kept_change in zip(renewed, readouts, kept, strict=False):
             jacobian.correct(direction, change, kept_change)
         readouts, kept = readouts[len(renewed) :], kept[len(renewed) :]
-        jacobian.extend(new, *groups.columns(readouts, kept), groups.guessed(len(kept)))
+        jacobian.extend(new, *groups.columns(readouts, kept, alone), groups.guessed(len(kept)))
         jacobian.forget(config.columns)
 
     def _groups_for(self, point: _Point) -> RowGroups:
@@ -181,12 +186,16 @@ class _Search:
         alike = self._trust.alike and not point.uneven
         return RowGroups(rows, min(self._config.groups, rows) if alike else 1)
 
-    def _differences(self, point: _Point, directions: Floats) -> tuple[Floats, Floats]:
-        """Return derivatives [k, R, t, D] and [k, K, D], of each row along its own direction [k, R + 1, D]."""
-        length = np.float32(self._trust.mu * self._task.value_norm)
-        readouts, kept = self._task.problem.readouts(point.delta + length * directions)
-        self._forwards += len(directions)
-        return (readouts - point.readouts) / length, (kept - point.kept) / length
+    def _differences(self, point: _Point, directions: Floats, of_kept: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return derivatives [k, R, t, D] and [k, K, D], of each row along its own direction [k, R + 1, D].
+
+        And [m, K', D], of the kept row alone along m others [m, D].
+        """
+        length, problem = np.float32(self._trust.mu * self._task.value_norm), self._task.problem
+        readouts, kept = problem.readouts(point.delta + length * directions)
+        own = point.kept[: len(problem.rows.kept.readouts)]
+        moved = problem.kept_readouts(point.delta + length * of_kept) if len(of_kept) else own[:0, None]
+        return (readouts - point.readouts) / length, (kept - point.kept) / length, (moved - own) / length
 
     def _promising(self, lack: Lack, delta: Floats) -> Iterator[Floats]:
         """Yield the lens's directions: for all errors together, for each, for the target against its competitors."""
@@ -230,7 +239,6 @@ class _Search:
         return Lack.of(top, self._target, unembedding, centre)
 
     def _evaluate(self, deltas: Floats) -> list[_Point]:
-        self._forwards += len(deltas)
         return self._points(deltas, *self._task.problem.readouts(deltas))
 
     def _points(self, deltas: Floats, readouts: Floats, kept: Floats) -> list[_Point]:

@@ -27,14 +27,14 @@ class Jacobian:
     kept
         [K, D, n] derivative of the kept row's read-outs.
     guessed
-        [R + 1, n] columns that a row was given unmeasured (`RowGroups`), the kept row last.
+        [R, n] columns that a rewriting row was given unmeasured (`RowGroups`).
     """
 
     def __init__(self, rows: int, tokens: int, kept: int, width: int) -> None:
         self.basis = np.zeros((0, width), np.float32)
         self.readouts = np.zeros((rows, tokens, width, 0), np.float32)
         self.kept = np.zeros((kept, width, 0), np.float32)
-        self.guessed = np.zeros((rows + 1, 0), np.bool_)
+        self.guessed = np.zeros((rows, 0), np.bool_)
 
     def complement(self, candidates: Iterable[Floats], limit: int) -> Floats:
         """Return at most ``limit`` orthonormal directions [k, D], new to the basis, from candidates [D] in turn."""

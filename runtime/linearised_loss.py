@@ -158,12 +158,8 @@ class LinearisedLoss:
         """Return [n] the curvature that guesses add: their errors are independent, so they add up in squares."""
         nowhere = np.zeros(guessed.shape[1], np.float32)
         _, readouts, _ = self._readouts.at(nowhere)
-        _, kept, _ = self._kept.at(nowhere)
-        rows = _DOUBT * (self._readouts.diagonals(readouts) * guessed[:-1]).sum(axis=0) / readouts[..., 0].size
-        # Nothing is known of the kept row's: they are as long as those that were measured.
-        (of_kept,), unknown = self._kept.diagonals(kept), guessed[-1]
-        likely = of_kept[~unknown].mean() if not unknown.all() else 0.0
-        return np.asarray(rows + self._config.kl_factor * likely * unknown, np.float32)
+        doubt = _DOUBT * (self._readouts.diagonals(readouts) * guessed).sum(axis=0) / readouts[..., 0].size
+        return np.asarray(doubt, np.float32)
 
     def _evaluate(self, c: Floats, damping: float) -> tuple[float, Floats]:
         logits, probabilities, normaliser = self._readouts.at(c)

@@ -19,7 +19,8 @@ Floats = NDArray[np.float32]
 class RowGroups:
     """R rewriting rows in G groups, dealt out in turn.
 
-    The kept row goes with the first group, as the bare row does: what is read behind the target is in both's company.
+    In a forward the kept row goes with the first group, as the bare row does. It is unlike any other, and short: what
+    the other groups measure, it measures alone.
 
     Attributes
     ----------
@@ -34,19 +35,24 @@ class RowGroups:
 
     def deal(self, directions: Floats) -> Floats:
         """Return what each row of k forwards measures [k, R + 1, D], of k G directions [k G, D]; the kept row last."""
-        packed = directions.reshape(-1, self.count, directions.shape[1])
-        return np.asarray(packed[np.arange(len(packed))[:, None], self._whose(len(packed))])
+        return np.asarray(self._packed(directions)[:, np.append(self._of_rows, 0)])
 
-    def columns(self, readouts: Floats, kept: Floats) -> tuple[Floats, Floats]:
+    def left(self, directions: Floats) -> Floats:
+        """Return the directions [k (G - 1), D] of k G that the kept row has not measured in the forwards of `deal`."""
+        return np.asarray(self._packed(directions)[:, 1:].reshape(-1, directions.shape[1]))
+
+    def columns(self, readouts: Floats, kept: Floats, alone: Floats) -> tuple[Floats, Floats]:
         """Return the derivatives along each direction, [k G, R, t, D] and [k G, K, D], of those that `deal` led to.
 
-        A row that has not measured a direction is given the mean of those that have. The kept row, which is unlike any
-        other, is given nothing.
+        A row that has not measured a direction is given the mean of those that have. Of what is read behind the bare
+        row's target, which is in the kept row's company, nothing is known along the others' directions.
 
         Parameters
         ----------
         readouts, kept
             [k, R, t, D] and [k, K, D] derivatives, each row's along its own direction.
+        alone
+            [k (G - 1), K', D] the kept row's along the directions `left` by `deal`: the first K' of the K.
         """
         found = np.empty((len(readouts), self.count, *readouts.shape[1:]), np.float32)
         for group in range(self.count):
@@ -54,20 +60,19 @@ class RowGroups:
             found[:, group] = readouts[:, own].mean(axis=1, keepdims=True)
             found[:, group, own] = readouts[:, own]
         found_kept = np.zeros((len(kept), self.count, *kept.shape[1:]), np.float32)
-        found_kept[np.arange(len(kept)), self._whose(len(kept))[:, -1]] = kept
+        found_kept[:, 0] = kept
+        found_kept[:, 1:, : alone.shape[1]] = alone.reshape(len(kept), self.count - 1, *alone.shape[1:])
         return found.reshape(-1, *readouts.shape[1:]), found_kept.reshape(-1, *kept.shape[1:])
 
     def guessed(self, forwards: int) -> NDArray[np.bool_]:
-        """Return [R + 1, k G] which columns of k forwards a row has not measured, the kept row last."""
-        others = self._whose(forwards)[..., None] != np.arange(self.count)
-        return np.asarray(np.moveaxis(others, 1, 0).reshape(self.rows + 1, -1))
+        """Return [R, k G] which columns of k forwards a rewriting row has not measured."""
+        return np.tile(self._of_rows[:, None] != np.arange(self.count), forwards)
 
     @property
     def _of_rows(self) -> NDArray[np.int64]:
         """[R] the group of each rewriting row."""
         return np.arange(self.rows) % self.count
 
-    def _whose(self, forwards: int) -> NDArray[np.int64]:
-        """[k, R + 1] the group that each row goes with in each forward, the kept row last."""
-        of_rows = np.broadcast_to(self._of_rows, (forwards, self.rows))
-        return np.column_stack([of_rows, np.zeros(forwards, np.int64)])
+    def _packed(self, directions: Floats) -> Floats:
+        """Return k G directions [k G, D] by forward and group [k, G, D]."""
+        return directions.reshape(-1, self.count, directions.shape[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -181,6 +182,24 @@ def test_each_row_is_as_if_alone_when_rows_have_deltas_of_their_own(policy: Pref
         for found, wanted in pairs:
             np.testing.assert_allclose(found, wanted, atol=TOLERANCE)
     assert np.abs(readouts[:, 0] - shared[:, 0]).max() > 0.1
+
+
+@pytest.mark.parametrize("policy", PrefixCache)
+def test_kept_row_is_as_in_a_forward_when_it_runs_alone(policy: PrefixCache, case: Case) -> None:
+    problem, deltas = case.open(policy), case.deltas(3)
+    found, (_, wanted) = problem.kept_readouts(deltas), problem.readouts(deltas)
+    assert found.shape == (3, len(case.rows.kept.readouts), deltas.shape[1])
+    np.testing.assert_allclose(found, wanted[:, : found.shape[1]], atol=TOLERANCE)
+
+
+def test_kept_row_alone_counts_as_the_forwards_that_it_fills(case: Case, fixed: Decoder) -> None:
+    meter, padded, deltas = CostMeter(), CostMeter(), case.deltas(16)
+    problem = case.open(PrefixCache.EXACT, meter)
+    problem.kept_readouts(deltas)
+    assert meter.token_layers == 16 * 2 * problem.window.sizes[-1]
+    assert meter.forwards == math.ceil(16 * problem.window.sizes[-1] / problem.window.sizes.sum())
+    case.open(PrefixCache.EXACT, padded, on=fixed).kept_readouts(deltas)  # where each row is as long as the longest
+    assert padded.forwards == math.ceil(16 / len(case.rows.all)) > meter.forwards
 
 
 @pytest.mark.parametrize("policy", PrefixCache)

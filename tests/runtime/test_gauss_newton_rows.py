@@ -31,12 +31,14 @@ def test_columns_are_central_differences_where_a_row_has_measured(uneven: bool, 
     jacobian = search._jacobian
     assert len(jacobian.basis) == CONFIG.directions * (1 if uneven else 2)
     assert jacobian.guessed.mean() == (0 if uneven else 0.5)
-    differences, _ = central_differences(case.task, point.delta, jacobian.basis)
+    differences, of_kept = central_differences(case.task, point.delta, jacobian.basis)
     wanted = np.moveaxis(differences, 0, -1)  # [R, t, D, n]
-    own = ~jacobian.guessed[:-1]
+    own = ~jacobian.guessed
     for row, columns in enumerate(jacobian.readouts):
         found, true = columns[..., own[row]], wanted[row][..., own[row]]
         assert np.linalg.norm(found - true) < TOLERANCE * np.linalg.norm(true)
+    kept = np.moveaxis(of_kept, 0, -1)[: len(case.task.problem.rows.kept.readouts)]  # all of it is measured
+    assert np.linalg.norm(jacobian.kept - kept) < TOLERANCE * np.linalg.norm(kept)
 
 
 def test_every_row_measures_when_an_epoch_has_failed(case: Case, lens: Lens) -> None:

@@ -35,7 +35,7 @@ def measured(linear: Linear, count: int, seed: int = 7) -> Jacobian:
     jacobian = Jacobian(ROWS, TOKENS, KEPT, WIDTH)
     for part in np.array_split(draw(seed, count, WIDTH), 2):
         directions = jacobian.complement(part, len(part))
-        jacobian.extend(directions, *linear.along(directions), np.zeros((ROWS + 1, len(directions)), np.bool_))
+        jacobian.extend(directions, *linear.along(directions), np.zeros((ROWS, len(directions)), np.bool_))
     assert jacobian.basis.shape == (count, WIDTH)
     return jacobian
 
@@ -53,7 +53,7 @@ def test_complement_is_orthonormal_and_new_when_candidates_are_any(
 ) -> None:
     jacobian = Jacobian(ROWS, TOKENS, KEPT, WIDTH)
     first = jacobian.complement(draw(seed, known, WIDTH), known)
-    jacobian.extend(first, *Linear(2).along(first), np.zeros((ROWS + 1, known), np.bool_))
+    jacobian.extend(first, *Linear(2).along(first), np.zeros((ROWS, known), np.bool_))
     rng = np.random.default_rng(seed)
     scales = 10.0 ** rng.integers(-4, 5, (candidates, 1))
     found = jacobian.complement((scales * draw(seed + 1, candidates, WIDTH)).astype(np.float32), limit)

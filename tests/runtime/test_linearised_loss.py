@@ -93,7 +93,7 @@ def network(request: pytest.FixtureRequest) -> Network:
     jacobian = Jacobian(ROWS, TOKENS, KEPT, HIDDEN)
     basis = jacobian.complement(draw(seed, KNOWN, HIDDEN), KNOWN)
     columns, kept_columns = draw(seed + 1, KNOWN, ROWS, TOKENS, HIDDEN), draw(seed + 2, KNOWN, KEPT, HIDDEN)
-    jacobian.extend(basis, columns, kept_columns, np.zeros((ROWS + 1, KNOWN), np.bool_))
+    jacobian.extend(basis, columns, kept_columns, np.zeros((ROWS, KNOWN), np.bool_))
     before = log_softmax(head(draw(seed + 3, KEPT, HIDDEN)))
     readouts, kept = draw(seed + 5, ROWS, TOKENS, HIDDEN), draw(seed + 6, KEPT, HIDDEN)
     return Network(draw(seed + 4, HIDDEN), readouts, kept, before, jacobian)
@@ -170,7 +170,7 @@ def wall(network: Network, c: Tensor, limit: float) -> Tensor:
 
 @pytest.mark.parametrize("keep", [5, VOCABULARY])
 def test_step_costs_what_is_doubted_when_columns_are_guessed(keep: int, network: Network) -> None:
-    guessed = np.array([[0, 0, 1, 1], [1, 0, 0, 1], [0, 0, 1, 0], [1, 1, 0, 0]], np.bool_)  # the kept row last
+    guessed = np.array([[0, 0, 1, 1], [1, 0, 0, 1], [0, 1, 1, 0]], np.bool_)
     zero, c = torch.zeros(KNOWN, dtype=torch.float64), draw(6, KNOWN)
     jacobian, model = copy(network.jacobian), network.model(keep)
     jacobian.guessed = guessed
@@ -180,9 +180,7 @@ def test_step_costs_what_is_doubted_when_columns_are_guessed(keep: int, network:
         return torch.diagonal(torch.autograd.functional.hessian(of, zero))
 
     of_rows = [diagonal(lambda x, r=r: likelihood(network, keep, x)[r].sum() / (ROWS * TOKENS)) for r in range(ROWS)]
-    doubt = 0.5 * sum(row.numpy() * mask for row, mask in zip(of_rows, guessed[:-1], strict=True))
-    of_kept = CONFIG.kl_factor * diagonal(lambda x: divergence(network, keep, x)).numpy()
-    doubt += of_kept[2:].mean() * guessed[-1]
+    doubt = 0.5 * sum(row.numpy() * mask for row, mask in zip(of_rows, guessed, strict=True))
     sure, unsure = model._evaluate(c, 1.0), doubting._evaluate(c, 1.0)
     assert unsure[0] - sure[0] == pytest.approx(doubt @ c**2 / 2, rel=TOLERANCE, abs=TOLERANCE)
     np.testing.assert_allclose(unsure[1] - sure[1], doubt * c, rtol=TOLERANCE, atol=TOLERANCE)
@@ -190,14 +188,6 @@ def test_step_costs_what_is_doubted_when_columns_are_guessed(keep: int, network:
     step = doubting._newton_step(c, unsure[1], 1.0)
     assert np.linalg.norm(dense @ step + unsure[1]) <= TOLERANCE * np.linalg.norm(unsure[1])
     assert doubt.min() > 0.01
-
-
-def test_kept_row_adds_no_doubt_when_it_has_measured_nothing(network: Network) -> None:
-    jacobian = copy(network.jacobian)
-    jacobian.guessed = np.zeros((ROWS + 1, KNOWN), np.bool_)
-    jacobian.guessed[-1] = True
-    unknown, c = replace(network, jacobian=jacobian).model(5), draw(6, KNOWN)
-    assert unknown._evaluate(c, 1.0)[0] == network.model(5)._evaluate(c, 1.0)[0]
 
 
 @pytest.mark.parametrize("relative", [0.5, 0.9, 1.1])

@@ -7,7 +7,7 @@ import pytest
 
 from mobiedit.runtime.row_groups import Floats, RowGroups
 
-WIDTH, TOKENS, KEPT, HIDDEN = 7, 2, 3, 5
+WIDTH, TOKENS, KEPT, OWN, HIDDEN = 7, 2, 3, 2, 5
 CASES = [(1, 1), (6, 1), (6, 3), (5, 3), (4, 4)]
 
 
@@ -19,7 +19,8 @@ def measured(of_rows: Floats, of_kept: Floats, groups: RowGroups, directions: Fl
     """Return the columns of read-outs that are linear in delta, [R, t, H, D] and [K, H, D] their derivatives."""
     each = groups.deal(directions)
     readouts = np.einsum("rthd,krd->krth", of_rows, each[:, :-1])
-    return groups.columns(readouts, np.einsum("chd,kd->kch", of_kept, each[:, -1]))
+    alone = np.einsum("chd,kd->kch", of_kept[:OWN], groups.left(directions))
+    return groups.columns(readouts, np.einsum("chd,kd->kch", of_kept, each[:, -1]), alone)
 
 
 @pytest.mark.parametrize("forwards", [0, 1, 4])
@@ -32,9 +33,11 @@ def test_columns_are_the_derivative_when_rows_are_alike(rows: int, count: int, f
     wanted = np.einsum("thd,kd->kth", one, directions)
     # Sums of seven float32 products of size 1, and a mean of them.
     np.testing.assert_allclose(readouts, np.repeat(wanted[:, None], rows, axis=1), atol=1e-5)
-    known = ~groups.guessed(forwards)[-1]
-    np.testing.assert_allclose(kept[known], np.einsum("chd,kd->kch", of_kept, directions)[known], atol=1e-5)
-    assert not kept[~known].any()
+    exact = np.einsum("chd,kd->kch", of_kept, directions)
+    np.testing.assert_allclose(kept[:, :OWN], exact[:, :OWN], atol=1e-5)
+    measured_there = ~groups.guessed(forwards)[0]  # behind the target: what the bare row has measured
+    np.testing.assert_allclose(kept[measured_there, OWN:], exact[measured_there, OWN:], atol=1e-5)
+    assert not kept[~measured_there, OWN:].any()
 
 
 @pytest.mark.parametrize(("rows", "count"), CASES)
@@ -43,7 +46,7 @@ def test_columns_are_the_rows_own_or_the_mean_of_those_that_measured_when_rows_d
     of_rows = draw(1, rows, TOKENS, HIDDEN, WIDTH)
     readouts, _ = measured(of_rows, draw(2, KEPT, HIDDEN, WIDTH), groups, directions)
     exact = np.einsum("rthd,kd->krth", of_rows, directions)
-    for column, guessed, true in zip(readouts, groups.guessed(2)[:-1].T, exact, strict=True):
+    for column, guessed, true in zip(readouts, groups.guessed(2).T, exact, strict=True):
         np.testing.assert_allclose(column[~guessed], true[~guessed], atol=1e-5)
         np.testing.assert_allclose(
             column[guessed], np.repeat(true[~guessed].mean(0)[None], guessed.sum(), 0), atol=1e-5
@@ -55,8 +58,9 @@ def test_every_row_measures_one_direction_a_forward_when_dealt(rows: int, count:
     groups, directions = RowGroups(rows, count), draw(0, 6 * count, WIDTH)
     dealt, guessed = groups.deal(directions), groups.guessed(6)
     assert dealt.shape == (6, rows + 1, WIDTH)
-    assert ((~guessed).reshape(rows + 1, 6, count).sum(axis=-1) == 1).all()
-    for row in range(rows + 1):
+    assert ((~guessed).reshape(rows, 6, count).sum(axis=-1) == 1).all()
+    for row in range(rows):
         np.testing.assert_array_equal(dealt[:, row], directions[~guessed[row]])
     assert (~guessed).any(axis=0).all()  # no direction is left out
-    np.testing.assert_array_equal(guessed[-1], guessed[0])  # the kept row goes with the bare one
+    np.testing.assert_array_equal(dealt[:, -1], dealt[:, 0])  # the kept row goes with the bare one
+    np.testing.assert_array_equal(groups.left(directions), directions[guessed[0]])  # and measures the rest alone
