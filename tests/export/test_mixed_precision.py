@@ -170,7 +170,7 @@ def test_graphs_run_on_the_simulator_as_a_whole_when_some_activations_have_8_bit
 def test_edit_is_in_force_and_undone_when_the_bundle_is_rotated(mixed_bundle: Path, tmp_path: Path) -> None:
     bundle = open_bundle(shutil.copytree(mixed_bundle, tmp_path / "bundle"))
     before = bundle.log_probabilities("The book of Paris is")
-    config = EditConfig(gauss_newton=GaussNewtonConfig(steps=2, directions=8), force=True)
+    config = EditConfig(gauss_newton=GaussNewtonConfig(steps=6, directions=8), force=True)
     bundle.edit("The book of {} is", "Paris", "the", config=config)
     assert np.abs(bundle.log_probabilities("The book of Paris is") - before).max() > 0.1  # nats
     bundle.undo()
