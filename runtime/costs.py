@@ -16,7 +16,7 @@ class CostMeter:
     Attributes
     ----------
     forwards
-        Evaluations of all prompt rows for one delta.
+        Evaluations of all prompt rows for one delta; some rows alone, as many as have the tokens of all, count as one.
     token_layers
         Tokens times decoder layers actually run, padding of rows to one length included.
     dispatches

@@ -174,8 +174,7 @@ class EditProblem:
             kept row, then behind the bare row's target.
         """
         self.meter.forwards += len(deltas)
-        parts = np.array_split(deltas, max(1, -(-len(deltas) // _deltas_at_once(self.window))))
-        read = [self._readouts(part) for part in parts]
+        read = [self._readouts(part) for part in _portions(deltas, self.window)]
         return np.concatenate([readouts for readouts, _ in read]), np.concatenate([kept for _, kept in read])
 
     def kept_readouts(self, deltas: Floats) -> Floats:
@@ -186,12 +185,12 @@ class EditProblem:
         own = len(self.rows.kept.readouts)
         if self._policy is PrefixCache.OFF:
             return self.readouts(deltas)[1][:, :own]
-        alone = self.window.of(slice(len(self.rows.rewriting), None))
+        alone = self._alone
         whole = len(self.rows.all) * alone.tokens if self._decoder.parts.fixed_shapes else self.window.sizes.sum()
         self.meter.forwards += -(-len(deltas) * alone.tokens // int(whole))
         places = np.array(self.rows.kept.readouts) - alone.starts
-        parts = np.array_split(deltas, max(1, -(-len(deltas) // _deltas_at_once(alone))))
-        finals = (self._finals(alone, alone.repeated_cache(len(part)), part[:, None]) for part in parts)
+        portions = _portions(deltas, alone)
+        finals = (self._finals(alone, alone.repeated_cache(len(part)), part[:, None]) for part in portions)
         return np.concatenate([final[:, 0, places] for final in finals])
 
     def _readouts(self, deltas: Floats) -> tuple[Floats, Floats]:
@@ -222,12 +221,14 @@ class EditProblem:
         self.window = self._open_window(new)
         self._repeated: tuple[int, tuple[_Run, ...]] | None = None
         kept = len(self.rows.rewriting)
+        last = slice(kept, kept + 1)
+        self._alone = self.window.of(last)
         self._divisions: list[tuple[tuple[slice, Window], ...]] = [((slice(kept + 1), self.window),)]
         if self._policy is not PrefixCache.OFF and not self._decoder.parts.fixed_shapes:
             # The kept row is short, and the bare one goes on behind the target.
-            for bounds in ((0, kept, kept + 1), (0, 1, kept, kept + 1)):
+            for bounds in ((0, kept), (0, 1, kept)):
                 parts = [slice(*part) for part in pairwise(bounds) if part[0] < part[1]]
-                self._divisions.append(tuple((part, self.window.of(part)) for part in parts))
+                self._divisions.append((*((part, self.window.of(part)) for part in parts), (last, self._alone)))
 
     def _runs(self, n: int) -> tuple[_Run, ...]:
         """Return the runs that compute the window for n deltas."""
@@ -273,6 +274,7 @@ class EditProblem:
         return np.stack(read, axis=1), np.concatenate([kept, behind], axis=1)
 
 
-def _deltas_at_once(window: Window) -> int:
-    """For how many deltas the rows' cache is repeated: beyond that it takes more than it saves."""
-    return max(1, _CACHE_BYTES // sum(tensor.nbytes for tensor in window.cache.tensors))
+def _portions(deltas: Floats, window: Window) -> list[Floats]:
+    """Return deltas in parts for which the window's cache is repeated: beyond that it takes more than it saves."""
+    at_once = max(1, _CACHE_BYTES // sum(tensor.nbytes for tensor in window.cache.tensors))
+    return np.array_split(deltas, max(1, -(-len(deltas) // at_once)))

@@ -194,7 +194,9 @@ class _Search:
         length, problem = np.float32(self._trust.mu * self._task.value_norm), self._task.problem
         readouts, kept = problem.readouts(point.delta + length * directions)
         own = point.kept[: len(problem.rows.kept.readouts)]
-        moved = problem.kept_readouts(point.delta + length * of_kept) if len(of_kept) else own[:0, None]
+        moved = np.empty((0, *own.shape), np.float32)
+        if len(of_kept):
+            moved = problem.kept_readouts(point.delta + length * of_kept)
         return (readouts - point.readouts) / length, (kept - point.kept) / length, (moved - own) / length
 
     def _promising(self, lack: Lack, delta: Floats) -> Iterator[Floats]:
