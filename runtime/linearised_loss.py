@@ -33,12 +33,28 @@ class _Softmax:
     base, rest
         [R, t, K] logits and [R, t] rest at c = 0.
     slopes
-        [R, t, K, n] of the logits.
+        [R, t, K, n] of the logits, relative to the rest's: a softmax is the same whatever all logits rise by.
     """
 
     base: Floats
     rest: Floats
     slopes: Floats
+
+    @staticmethod
+    def relative_to_rest(base: Floats, rest: Floats, slopes: Floats) -> _Softmax:
+        """Return the softmaxes of logits that have these slopes themselves.
+
+        The rest rises as its tokens do, whose rows are not at hand: they are taken to be like those that are kept, the
+        improbable ones more so than in proportion. Were the rest to stay where it is, to raise all logits that are kept
+        would look like a gain.
+        """
+        weights = np.exp((base - base.max(axis=-1, keepdims=True)) / 2)
+        weights /= weights.sum(axis=-1, keepdims=True)
+        return _Softmax(base, rest, slopes - weights[..., None, :] @ slopes)
+
+    def part(self, places: slice) -> _Softmax:
+        """Return the softmaxes of some read-outs of each row."""
+        return _Softmax(self.base[:, places], self.rest[:, places], self.slopes[:, places])
 
     def at(self, c: Floats) -> tuple[Floats, Floats, Floats]:
         """Return logits and probabilities of the kept tokens [R, t, K], and the log-normaliser [R, t, 1]."""
@@ -114,10 +130,11 @@ class LinearisedLoss:
     ) -> None:
         tokens = len(target)
         logits = readouts.logits.reshape(-1, tokens, len(readouts.ids))
-        self._readouts = _Softmax(logits, readouts.rest.reshape(-1, tokens), rows @ jacobian.readouts)
+        rest = readouts.rest.reshape(-1, tokens)
+        self._readouts = _Softmax.relative_to_rest(logits, rest, rows @ jacobian.readouts)
         slopes, places = kept_unembedding @ jacobian.kept, len(kept.logits) - behind
-        self._kept = _Softmax(kept.logits[None, :places], kept.rest[None, :places], slopes[None, :places])
-        self._behind = _Softmax(kept.logits[None, places:], kept.rest[None, places:], slopes[None, places:])
+        kept_softmax = _Softmax.relative_to_rest(kept.logits[None], kept.rest[None], slopes[None])
+        self._kept, self._behind = kept_softmax.part(slice(places)), kept_softmax.part(slice(places, None))
         self._again = int(kept.index(target[:1])[0])
         self._wanted = readouts.index(target)
         self._before = np.exp(kept_log_probs[:places, kept.ids])

@@ -51,11 +51,14 @@ class Network:
         kept = self.kept + np.einsum("rdn,kn->krd", self.jacobian.kept, along)
         return readouts.astype(np.float32), kept.astype(np.float32)
 
-    def top(self, keep: int) -> tuple[TopLogits, TopLogits]:
+    def top(self, keep: int, weight: Floats = WEIGHT) -> tuple[TopLogits, TopLogits]:
         """Return the truncated softmaxes; ``keep`` of the whole vocabulary keeps every token."""
         wanted = np.arange(VOCABULARY) if keep >= VOCABULARY else TARGET
-        states = self.readouts.reshape(-1, HIDDEN)
-        return top_logits(head, states, keep, wanted), top_logits(head, self.kept, keep, wanted)
+        readouts, kept = (
+            top_logits(lambda hidden: hidden @ weight.T, states, keep, wanted)
+            for states in (self.readouts.reshape(-1, HIDDEN), self.kept)
+        )
+        return readouts, kept
 
     def model(
         self,
@@ -64,13 +67,14 @@ class Network:
         limit: float = math.inf,
         norm_penalty: float = 0.0,
         behind: int = 0,
+        weight: Floats = WEIGHT,
     ) -> LinearisedLoss:
-        readouts, kept = self.top(keep)
+        readouts, kept = self.top(keep, weight)
         return LinearisedLoss(
             readouts,
             kept,
-            WEIGHT[readouts.ids],
-            WEIGHT[kept.ids],
+            weight[readouts.ids],
+            weight[kept.ids],
             self.jacobian,
             TARGET,
             self.before,
@@ -103,12 +107,17 @@ def double(array: Floats) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).double()
 
 
+def moved_rest(rest: Tensor, logits: Tensor, changes: Tensor) -> Tensor:
+    """Return the rest when the kept logits [..., K] have changed: by their mean change, weighed by root probability."""
+    return rest + (torch.softmax(logits / 2, dim=-1) * changes).sum(dim=-1)
+
+
 def likelihood(network: Network, keep: int, c: Tensor) -> Tensor:
     """Return the truncated negative log-likelihood [R, t] in float64."""
     readouts, _ = network.top(keep)
-    slopes = double(WEIGHT[readouts.ids] @ network.jacobian.readouts)
-    logits = double(readouts.logits).reshape(ROWS, TOKENS, -1) + slopes @ c
-    rest = double(readouts.rest).reshape(ROWS, TOKENS)
+    changes = double(WEIGHT[readouts.ids] @ network.jacobian.readouts) @ c
+    before = double(readouts.logits).reshape(ROWS, TOKENS, -1)
+    logits, rest = before + changes, moved_rest(double(readouts.rest).reshape(ROWS, TOKENS), before, changes)
     normaliser = torch.logaddexp(torch.logsumexp(logits, dim=-1), rest)
     wanted = torch.from_numpy(np.searchsorted(readouts.ids, TARGET))
     return normaliser - logits[:, torch.arange(TOKENS), wanted]
@@ -118,8 +127,10 @@ def divergence(network: Network, keep: int, c: Tensor) -> Tensor:
     """Return the truncated divergence of the kept row in float64: a sum, each from its own distribution before."""
     _, kept = network.top(keep)
     kl = torch.zeros((), dtype=torch.float64)
-    for k, rest in enumerate(double(kept.rest)):
-        logits = double(kept.logits[k]) + double(WEIGHT[kept.ids] @ network.jacobian.kept[k]) @ c
+    for k, still in enumerate(double(kept.rest)):
+        changes = double(WEIGHT[kept.ids] @ network.jacobian.kept[k]) @ c
+        logits = double(kept.logits[k]) + changes
+        rest = moved_rest(still, double(kept.logits[k]), changes)
         normaliser = torch.logaddexp(torch.logsumexp(logits, dim=-1), rest)
         before = double(np.exp(network.before[k, kept.ids]))
         kl = kl + before @ (normaliser - logits) + (1 - before.sum()).clamp_min(0) * (normaliser - rest)
@@ -253,6 +264,22 @@ def test_value_changes_as_the_whole_loss_does_when_every_token_is_kept(
     assert np.ptp(wanted) > 0.1
 
 
+@pytest.mark.parametrize("keep", [3, 8])
+def test_model_is_unmoved_when_all_rows_of_the_unembedding_share_a_direction(keep: int, network: Network) -> None:
+    """What all logits rise by is nobody's gain: neither a token's that is kept nor the rest's."""
+    shared = 3 * draw(9, HIDDEN)
+    c = draw(8, KNOWN)
+    model = network.model(keep, behind=2)
+    shifted = network.model(keep, behind=2, weight=WEIGHT + shared)
+    value, gradient = model._evaluate(c, 1.0)
+    moved_value, moved_gradient = shifted._evaluate(c, 1.0)
+    assert moved_value == pytest.approx(value, rel=TOLERANCE)
+    np.testing.assert_allclose(moved_gradient, gradient, rtol=1e-3, atol=1e-3)
+    # Along the shared direction logits rise by much: a rest that stays behind would be off by that.
+    rise = np.einsum("d,rtdn,n->rt", shared, network.jacobian.readouts, c)
+    assert np.abs(rise).min() > 1
+
+
 @pytest.mark.parametrize("behind", [0, 2])
 def test_gradient_is_the_whole_losss_when_every_token_is_kept(behind: int, network: Network) -> None:
     whole = ReadoutLoss(head, tuple(TARGET), network.before, VALUE_NORM, CONFIG, behind)
@@ -288,8 +315,9 @@ def test_newton_step_has_the_echos_curvature_in_its_logit_when_read_behind_the_t
     again = int(np.searchsorted(kept.ids, TARGET[0]))
 
     def odds(x: Tensor) -> Tensor:
-        logits = double(kept.logits) + double(WEIGHT[kept.ids] @ network.jacobian.kept) @ x
-        others = torch.cat([logits[:, :again], logits[:, again + 1 :], double(kept.rest)[:, None]], dim=1)
+        before, changes = double(kept.logits), double(WEIGHT[kept.ids] @ network.jacobian.kept) @ x
+        logits, rest = before + changes, moved_rest(double(kept.rest), before, changes)
+        others = torch.cat([logits[:, :again], logits[:, again + 1 :], rest[:, None]], dim=1)
         return logits[:, again] - torch.logsumexp(others, dim=1)
 
     slopes = torch.autograd.functional.jacobian(odds, double(c))
