@@ -107,17 +107,17 @@ def double(array: Floats) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).double()
 
 
-def moved_rest(rest: Tensor, logits: Tensor, changes: Tensor) -> Tensor:
-    """Return the rest when the kept logits [..., K] have changed: by their mean change, weighed by root probability."""
-    return rest + (torch.softmax(logits / 2, dim=-1) * changes).sum(dim=-1)
+def moved(logits: Tensor, rest: Tensor, changes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits [..., K] and rest when the logits change: the rest by their mean, weighed by root probability."""
+    return logits + changes, rest + (torch.softmax(logits / 2, dim=-1) * changes).sum(dim=-1)
 
 
 def likelihood(network: Network, keep: int, c: Tensor) -> Tensor:
     """Return the truncated negative log-likelihood [R, t] in float64."""
     readouts, _ = network.top(keep)
     changes = double(WEIGHT[readouts.ids] @ network.jacobian.readouts) @ c
-    before = double(readouts.logits).reshape(ROWS, TOKENS, -1)
-    logits, rest = before + changes, moved_rest(double(readouts.rest).reshape(ROWS, TOKENS), before, changes)
+    before, still = double(readouts.logits).reshape(ROWS, TOKENS, -1), double(readouts.rest).reshape(ROWS, TOKENS)
+    logits, rest = moved(before, still, changes)
     normaliser = torch.logaddexp(torch.logsumexp(logits, dim=-1), rest)
     wanted = torch.from_numpy(np.searchsorted(readouts.ids, TARGET))
     return normaliser - logits[:, torch.arange(TOKENS), wanted]
@@ -129,8 +129,7 @@ def divergence(network: Network, keep: int, c: Tensor) -> Tensor:
     kl = torch.zeros((), dtype=torch.float64)
     for k, still in enumerate(double(kept.rest)):
         changes = double(WEIGHT[kept.ids] @ network.jacobian.kept[k]) @ c
-        logits = double(kept.logits[k]) + changes
-        rest = moved_rest(still, double(kept.logits[k]), changes)
+        logits, rest = moved(double(kept.logits[k]), still, changes)
         normaliser = torch.logaddexp(torch.logsumexp(logits, dim=-1), rest)
         before = double(np.exp(network.before[k, kept.ids]))
         kl = kl + before @ (normaliser - logits) + (1 - before.sum()).clamp_min(0) * (normaliser - rest)
@@ -315,8 +314,8 @@ def test_newton_step_has_the_echos_curvature_in_its_logit_when_read_behind_the_t
     again = int(np.searchsorted(kept.ids, TARGET[0]))
 
     def odds(x: Tensor) -> Tensor:
-        before, changes = double(kept.logits), double(WEIGHT[kept.ids] @ network.jacobian.kept) @ x
-        logits, rest = before + changes, moved_rest(double(kept.rest), before, changes)
+        changes = double(WEIGHT[kept.ids] @ network.jacobian.kept) @ x
+        logits, rest = moved(double(kept.logits), double(kept.rest), changes)
         others = torch.cat([logits[:, :again], logits[:, again + 1 :], rest[:, None]], dim=1)
         return logits[:, again] - torch.logsumexp(others, dim=1)
 
