@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from mobiedit.calibration.activation_ranges import TensorRange
-from mobiedit.export import fp32_stage, quantise_stage
+from mobiedit.export import quantise_stage
 from mobiedit.runtime.bundle_layout import RANGES
+from tests.copied_graphs import copy_graph
 
 
 @pytest.fixture(scope="session")
@@ -28,19 +28,17 @@ def source_model(llama: Path) -> nn.Module:
 
 
 @pytest.fixture
-def written_graphs(fp32_bundle: Path, w8a16_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def written_graphs(
+    traced_graphs: Callable[[pytest.MonkeyPatch], None], w8a16_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Take the graphs of the session's bundles instead of writing the same ones again: an export in a second."""
 
-    def copy(bundle: Path, target: Path) -> None:
-        for path in bundle.glob(f"{target.name}*"):
-            shutil.copy(path, target.parent)
-
     def copy_static(source: Path, target: Path, *_: object) -> dict[str, TensorRange]:
-        copy(w8a16_bundle, target)
+        copy_graph(w8a16_bundle, target)
         ends = json.loads((w8a16_bundle / RANGES).read_text())["graphs"][target.stem]
         return {name: TensorRange(low, high) for name, (low, high) in ends.items()}
 
-    monkeypatch.setattr(fp32_stage, "write_graph", lambda spec, path: copy(fp32_bundle, path))
+    traced_graphs(monkeypatch)
     monkeypatch.setattr(quantise_stage, "quantise_static", copy_static)
 
 

@@ -25,11 +25,12 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+# Three layers suffice: one before the edit layer and one behind it. The Llama of all tests, with a tied head and four
+# layers, is compared in tests/runtime/test_decoder.py.
+LAYERS = 3
 FAMILIES = {
-    "llama-tied": ("llama", {"tie_word_embeddings": True}),
     "llama-untied-biases": ("llama", {"tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True}),
-    "llama-llama3-rope": ("llama", {"rope_parameters": LLAMA3}),
-    "llama-multi-head": ("llama", {"num_key_value_heads": 4}),
+    "llama-multi-head-llama3-rope": ("llama", {"num_key_value_heads": 4, "rope_parameters": LLAMA3}),
     "mistral-own-head-size": ("mistral", {"head_dim": 24, "sliding_window": None}),
     "mistral-wide-window": ("mistral", {"sliding_window": 256}),
     "qwen2-biases": ("qwen2", {"tie_word_embeddings": True}),
@@ -41,7 +42,7 @@ IDS = list(range(40, 90))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fp32_logits_match_transformers(family: str, make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     model_type, changes = FAMILIES[family]
-    folder = make_checkpoint(model_type, **changes)
+    folder = make_checkpoint(model_type, num_hidden_layers=LAYERS, **changes)
     config = ExportConfig(str(folder), tmp_path / "bundle", layer=1, precision=Precision.FP32, slots=2, lens_rows=24)
     sink = export_bundle(config, Stages(quiet=True)).manifest.sink_token
     opened = open_bundle(tmp_path / "bundle")

@@ -42,6 +42,7 @@ def test_errors_are_larger_when_the_graphs_are_quantised(w8a16_bundle: Path, sou
         assert 0.99 < each.cosine < 1
 
 
+@pytest.mark.usefixtures("written_graphs")
 @pytest.mark.parametrize("precision", [Precision.W8, Precision.FP16])
 def test_report_is_written_whatever_the_precision(precision: Precision, llama: Path, tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "report"

@@ -134,7 +134,7 @@ def test_facts_are_refused_before_weights_are_loaded_when_the_file_is_none(
 
 @pytest.fixture(scope="module")
 def untied_model(make_checkpoint: Callable[..., Path]) -> Path:
-    return make_checkpoint("llama", tie_word_embeddings=False)
+    return make_checkpoint("llama", tie_word_embeddings=False, num_hidden_layers=3)
 
 
 @pytest.fixture(scope="module")

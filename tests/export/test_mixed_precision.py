@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,13 @@ def mixed_bundle(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def w8a8_bundle(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def w8a8_bundle(
+    llama: Path, traced_graphs: Callable[[pytest.MonkeyPatch], None], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A bundle with all MatMul activations at 8 bits, not rotated; not to be changed."""
-    return export(llama, tmp_path_factory.mktemp("w8a8") / "bundle", Precision.W8A8, rotate=False)
+    with pytest.MonkeyPatch.context() as patch:
+        traced_graphs(patch)
+        return export(llama, tmp_path_factory.mktemp("w8a8") / "bundle", Precision.W8A8, rotate=False)
 
 
 def operand_types(folder: Path, graph: str) -> dict[str, list[str]]:

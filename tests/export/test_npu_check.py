@@ -26,8 +26,9 @@ def test_every_graph_runs_on_the_simulator_without_the_cpu(w8a16_bundle: Path) -
 
 
 @simulator
+@pytest.mark.usefixtures("written_graphs")
 def test_export_for_the_npu_keeps_the_evidence(llama: Path, tmp_path: Path) -> None:
-    config = ExportConfig(str(llama), tmp_path / "bundle", layer=1, target=Target.QNN, slots=2, lens_rows=24)
+    config = ExportConfig(str(llama), tmp_path / "bundle", layer=1, target=Target.QNN, slots=3, lens_rows=24)
     manifest = export_bundle(config, Stages(quiet=True)).manifest
     assert manifest.target == "qnn"
     assert manifest.precision == Precision.W8A16

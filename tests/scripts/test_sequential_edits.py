@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,14 @@ RECORDS = [
     }
     for name in ("Anna Miller", "Danielle Darrieux", "France")
 ]
+FORWARDS = 60  # the tiny model needs hundreds for some targets; none of these tests is about what a search finds
 
 
 def test_figures_are_told_at_each_count(fp32_bundle: Path, tmp_path: Path) -> None:
     data, out = tmp_path / "data.json", tmp_path / "out.json"
     data.write_text(json.dumps(RECORDS))
     words = [str(fp32_bundle), "--data", str(data), "--json", str(out), "--at", "1,2", "--limit", "2"]
-    done = CliRunner().invoke(main, [*words, "--variant", "gated", "--variant", "emmet"])
+    done = CliRunner().invoke(main, [*words, f"--forwards={FORWARDS}", "--variant", "gated", "--variant", "emmet"])
     assert done.exit_code == 0, done.output
     rows = json.loads(out.read_text())["rows"]
     assert [(row["variant"], row["edits"]) for row in rows] == [("gated", 1), ("gated", 2), ("emmet", 1), ("emmet", 2)]
@@ -46,7 +48,7 @@ def test_sequence_is_refused_when_there_are_fewer_slots(fp32_bundle: Path, tmp_p
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variant_does_what_it_is_called(fp32_bundle: Path, name: str) -> None:
-    bundle, variant = open_bundle(fp32_bundle), VARIANTS[name]
+    bundle, variant = open_bundle(fp32_bundle), replace(VARIANTS[name], forwards=FORWARDS)
     empty = EditSet((), bundle.manifest.slots, bundle.manifest.shape)
     edit, forwards = variant.teach(variant.workbench(bundle), EditRequest("The book of {} was", "Anna", "old"), empty)
     assert forwards > 0
@@ -63,9 +65,9 @@ def test_anchored_value_has_its_norm_from_before(fp32_bundle: Path) -> None:
     request = EditRequest("The book of {} was", "Anna", "old")
     deltas = []
     for anchored in (False, True):
-        variant = Variant(Method.ROME, anchored=anchored)
+        variant = Variant(Method.ROME, anchored=anchored, forwards=FORWARDS)
         deltas.append(variant.teach(variant.workbench(bundle), request, empty)[0].delta)
-    value = bundle.trial(request)[0]
+    value = bundle.trial(request, variant.workbench(bundle).config)[0]
     before = value.value - value.search.delta
     # v* of both is the same line through the origin; the search is the same, so only its length differs.
     free, bound = before + deltas[0], before + deltas[1]
