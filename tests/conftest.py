@@ -15,13 +15,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from mobiedit.export import fp32_stage
-from mobiedit.export.configuration import ExportConfig, Precision
-from mobiedit.export.pipeline import export_bundle
-from mobiedit.export.progress import Stages
+from mobiedit.export.configuration import Precision
 from mobiedit.runtime import Bundle, open_bundle
 from scripts.support.byte_level import train_tokenizer
-from tests.copied_graphs import copy_graph
+from tests.small_exports import export_small
 
 VOCABULARY = 600
 SHAPE = {
@@ -72,32 +69,16 @@ def llama(make_checkpoint: Callable[..., Path]) -> Path:
     return make_checkpoint("llama", tie_word_embeddings=True)
 
 
-def _export(model: Path, out: Path, precision: Precision) -> Path:
-    config = ExportConfig(str(model), out, layer=1, precision=precision, slots=3, lens_rows=24)
-    export_bundle(config, Stages(quiet=True))
-    return out
-
-
 @pytest.fixture(scope="session")
 def fp32_bundle(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny Llama as an FP32 bundle; not to be changed."""
-    return _export(llama, tmp_path_factory.mktemp("fp32") / "bundle", Precision.FP32)
+    return export_small(llama, tmp_path_factory.mktemp("fp32") / "bundle", Precision.FP32)
 
 
 @pytest.fixture(scope="session")
-def traced_graphs(fp32_bundle: Path) -> Callable[[pytest.MonkeyPatch], None]:
-    """Return a function that lets exports of the tiny Llama take the session's FP32 graphs instead of tracing them."""
-    return lambda patch: patch.setattr(fp32_stage, "write_graph", lambda spec, path: copy_graph(fp32_bundle, path))
-
-
-@pytest.fixture(scope="session")
-def w8a16_bundle(
-    llama: Path, traced_graphs: Callable[[pytest.MonkeyPatch], None], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def w8a16_bundle(llama: Path, fp32_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny Llama as a w8a16 bundle; not to be changed."""
-    with pytest.MonkeyPatch.context() as patch:
-        traced_graphs(patch)
-        return _export(llama, tmp_path_factory.mktemp("w8a16") / "bundle", Precision.W8A16)
+    return export_small(llama, tmp_path_factory.mktemp("w8a16") / "bundle", Precision.W8A16, traced=fp32_bundle)
 
 
 @pytest.fixture

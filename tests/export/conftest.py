@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from mobiedit.calibration.activation_ranges import TensorRange
 from mobiedit.export import quantise_stage
 from mobiedit.runtime.bundle_layout import RANGES
-from tests.copied_graphs import copy_graph
+from tests.small_exports import copy_graph, take_graphs
 
 
 @pytest.fixture(scope="session")
@@ -28,9 +28,7 @@ def source_model(llama: Path) -> nn.Module:
 
 
 @pytest.fixture
-def written_graphs(
-    traced_graphs: Callable[[pytest.MonkeyPatch], None], w8a16_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def written_graphs(fp32_bundle: Path, w8a16_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the graphs of the session's bundles instead of writing the same ones again: an export in a second."""
 
     def copy_static(source: Path, target: Path, *_: object) -> dict[str, TensorRange]:
@@ -38,7 +36,7 @@ def written_graphs(
         ends = json.loads((w8a16_bundle / RANGES).read_text())["graphs"][target.stem]
         return {name: TensorRange(low, high) for name, (low, high) in ends.items()}
 
-    traced_graphs(monkeypatch)
+    take_graphs(monkeypatch, fp32_bundle)
     monkeypatch.setattr(quantise_stage, "quantise_static", copy_static)
 
 

@@ -22,10 +22,8 @@ from mobiedit.export.bake import bake
 from mobiedit.export.base_model import weight_files
 from mobiedit.export.check import FP32_TOLERANCE
 from mobiedit.export.checkpoint import find_source, weights_sha256
-from mobiedit.export.configuration import ExportConfig, Precision
+from mobiedit.export.configuration import Precision
 from mobiedit.export.first_token_key import first_token_key
-from mobiedit.export.pipeline import export_bundle
-from mobiedit.export.progress import Stages
 from mobiedit.export.weight_update import inverse_covariance_of, rotation_of, update_of
 from mobiedit.runtime import Bundle, EditConfig, Method, ZerothOrderConfig, open_bundle
 from mobiedit.runtime.bundle_layout import EDITS
@@ -38,6 +36,7 @@ from mobiedit.runtime.journal_records import new_edit_id
 from mobiedit.runtime.manifest_fields import MANIFEST_NAME
 from mobiedit.runtime.prompt_rows import EditRequest
 from mobiedit.runtime.reader import Reader
+from tests.small_exports import export_small
 
 Floats = NDArray[np.float32]
 FACTS = (
@@ -46,7 +45,7 @@ FACTS = (
 )
 TEXTS = (*(prompt.replace("{}", subject) for prompt, subject, _ in FACTS), "The capital of France is Paris.")
 QUICK = EditConfig(Optimizer.ZO, Method.EMMET, zeroth_order=ZerothOrderConfig(steps=1, directions=1, check_every=1))
-LAYER = 1
+LAYER = 1  # of `export_small`
 WEIGHT = f"model.layers.{LAYER}.mlp.down_proj.weight"
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"attention_bias": True, "mlp_bias": True},
@@ -54,12 +53,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {"tie_word_embeddings": True},
     "qwen3": {"head_dim": 32},
 }
-
-
-def export(model: Path, out: Path, rotate: bool | None = None) -> Path:
-    config = ExportConfig(str(model), out, layer=LAYER, precision=Precision.FP32, slots=3, lens_rows=24, rotate=rotate)
-    export_bundle(config, Stages(quiet=True))
-    return out
 
 
 def teach(bundle: Bundle) -> Bundle:
@@ -144,7 +137,7 @@ def test_checkpoint_and_adapter_are_the_bundle_when_baked_from_rotated(
     family: str, make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     model = make_checkpoint(family, **FAMILIES[family])
-    bundle = teach(open_bundle(export(model, tmp_path / "bundle", rotate=True)))
+    bundle = teach(open_bundle(export_small(model, tmp_path / "bundle", Precision.FP32, rotate=True)))
     require_baked_is_bundle(bundle, model, tmp_path)
 
 
@@ -196,7 +189,7 @@ def test_weight_is_rounded_to_the_checkpoints_precision_when_it_is_half(
     model = shutil.copytree(make_checkpoint("llama"), tmp_path / "model")
     tensors = {name: tensor.to(kind) for name, tensor in load_file(model / "model.safetensors").items()}
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
-    bundle = teach(open_bundle(export(model, tmp_path / "bundle")))
+    bundle = teach(open_bundle(export_small(model, tmp_path / "bundle", Precision.FP32)))
     report = bake(bundle, str(model), tmp_path / "baked")
     assert report.dtype == str(kind).removeprefix("torch.")
     baked = load_file(tmp_path / "baked" / "model.safetensors")

@@ -16,6 +16,7 @@ from mobiedit.export.progress import Stages
 from mobiedit.runtime import open_bundle
 from mobiedit.runtime.decoder import Slots
 from mobiedit.runtime.errors import ExportError, RequestError
+from tests.small_exports import export_small
 
 TEXTS = ((5, 6, 7, 8, 9), (40, 41, 42))
 
@@ -42,14 +43,12 @@ def test_errors_are_larger_when_the_graphs_are_quantised(w8a16_bundle: Path, sou
         assert 0.99 < each.cosine < 1
 
 
-@pytest.mark.usefixtures("written_graphs")
 @pytest.mark.parametrize("precision", [Precision.W8, Precision.FP16])
-def test_report_is_written_whatever_the_precision(precision: Precision, llama: Path, tmp_path: Path) -> None:
+def test_report_is_written_whatever_the_precision(
+    precision: Precision, llama: Path, fp32_bundle: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "deep" / "report"
-    config = ExportConfig(
-        str(llama), tmp_path / "bundle", layer=1, precision=precision, slots=3, lens_rows=24, report=folder
-    )
-    export_bundle(config, Stages(quiet=True))
+    export_small(llama, tmp_path / "bundle", precision, traced=fp32_bundle, report=folder)
     assert sorted(path.name for path in folder.iterdir()) == ["report.json", "report.md", "report.svg"]
     stated = json.loads((folder / "report.json").read_text())
     assert (stated["precision"], stated["rotated"], len(stated["layers"])) == (precision, False, 5)

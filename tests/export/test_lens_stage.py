@@ -30,6 +30,7 @@ from mobiedit.runtime.errors import BundleError, RequestError
 from mobiedit.runtime.key_statistics import KeyStatistics
 from mobiedit.runtime.manifest import read_manifest
 from mobiedit.runtime.prompt_rows import EditRequest
+from tests.small_exports import export_small
 
 RECORD = {"id": "a", "subject": "dentist", "prompt": "My dentist's name is", "target_new": "Dr. Chen", "unrelated": []}
 
@@ -140,10 +141,7 @@ def untied_model(make_checkpoint: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="module")
 def untied(untied_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle whose head is not its embedding; nothing that these tests do with it is committed."""
-    out = tmp_path_factory.mktemp("untied") / "bundle"
-    config = ExportConfig(str(untied_model), out, layer=1, precision=Precision.W8A16, slots=3, lens_rows=24)
-    export_bundle(config, Stages(quiet=True))
-    return open_bundle(out)
+    return open_bundle(export_small(untied_model, tmp_path_factory.mktemp("untied") / "bundle", Precision.W8A16))
 
 
 def test_bundle_has_the_heads_rows_when_they_are_others(untied: Bundle, untied_model: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +14,16 @@ import pytest
 from onnx import numpy_helper
 
 from mobiedit.calibration.activation_ranges import RangeConfig, RangeMethod, TensorRange
-from mobiedit.export.configuration import ExportConfig, Precision
+from mobiedit.export.configuration import Precision
 from mobiedit.export.fake_quantisation import SwitchedGraph
 from mobiedit.export.matmul_groups import HEAD, ROLES, MatMulGroup, matmul_groups, operand_share
 from mobiedit.export.npu_check import MIN_COSINE_AT_8_BITS, _random_feeds, compare_on_npu
-from mobiedit.export.pipeline import export_bundle
-from mobiedit.export.progress import Stages
 from mobiedit.export.static_quantisation import observe_ranges, write_static
 from mobiedit.runtime import EditConfig, ExecutionConfig, open_bundle
 from mobiedit.runtime.configuration import GaussNewtonConfig
 from mobiedit.runtime.errors import JournalError
 from mobiedit.runtime.execution import Graph
+from tests.small_exports import export_small
 
 AXES = {"batch": 2, "tokens": 4, "past": 6, "total": 10, "rows": 4}
 simulator = pytest.mark.skipif(
@@ -33,26 +31,17 @@ simulator = pytest.mark.skipif(
 )
 
 
-def export(llama: Path, out: Path, precision: Precision, **changes: object) -> Path:
-    config = ExportConfig(str(llama), out, layer=1, precision=precision, slots=3, lens_rows=24, **changes)  # type: ignore[arg-type]
-    export_bundle(config, Stages(quiet=True))
-    return out
-
-
 @pytest.fixture(scope="module")
 def mixed_bundle(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rotated bundle with some activations at 8 bits; not to be changed."""
-    return export(llama, tmp_path_factory.mktemp("mixed") / "bundle", Precision.MIXED, nll_budget=0.004)
+    return export_small(llama, tmp_path_factory.mktemp("mixed") / "bundle", Precision.MIXED, nll_budget=0.004)
 
 
 @pytest.fixture(scope="module")
-def w8a8_bundle(
-    llama: Path, traced_graphs: Callable[[pytest.MonkeyPatch], None], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def w8a8_bundle(llama: Path, fp32_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with all MatMul activations at 8 bits, not rotated; not to be changed."""
-    with pytest.MonkeyPatch.context() as patch:
-        traced_graphs(patch)
-        return export(llama, tmp_path_factory.mktemp("w8a8") / "bundle", Precision.W8A8, rotate=False)
+    out = tmp_path_factory.mktemp("w8a8") / "bundle"
+    return export_small(llama, out, Precision.W8A8, traced=fp32_bundle, rotate=False)
 
 
 def operand_types(folder: Path, graph: str) -> dict[str, list[str]]:
