@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from mobiedit.runtime import EditConfig, PrefixCache, configuration
+from mobiedit.runtime import EditConfig, PrefixCache, configuration, open_bundle
 from scripts.experiments import ablation, estimator_validation, quantisation_robustness, sensitivity, staleness
 from scripts.support.fidelity import Fidelity, WatchedProblem
 
@@ -61,12 +61,26 @@ def test_ablation(fp32_bundle: Path, data: Path, tmp_path: Path, run: Any) -> No
 
 @pytest.mark.usefixtures("quick")
 def test_staleness(fp32_bundle: Path, data: Path, tmp_path: Path, run: Any) -> None:
-    given = [fp32_bundle, "--data", data, "--limit", 1, "--tokens", 0, "--tokens", 50]
+    given = [fp32_bundle, "--data", data, "--limit", 1, "--tokens", 0, "--tokens", 50, "--prefix-tokens", 60]
     run(staleness.main, [*given, "--out", tmp_path])
-    exact, none, all_tokens = read(tmp_path, "staleness")
-    assert max(exact["largest_error"], none["largest_error"]) < 1e-4  # no token is stale: FP32 rounding alone
-    assert all_tokens["largest_error"] > 1e-2
-    assert all_tokens["token_layers"] < none["token_layers"]
+    rows = {(row["prefix_tokens"], row["tokens_kept"]): row for row in read(tmp_path, "staleness")}
+    assert [*rows] == [(prefix, kept) for prefix in ("own", "60") for kept in ("exact", "0", "50")]
+    for prefix in ("own", "60"):
+        exact, none, fifty = (rows[prefix, kept] for kept in ("exact", "0", "50"))
+        assert max(exact["largest_error"], none["largest_error"]) < 1e-4  # no token is stale: FP32 rounding alone
+        assert fifty["token_layers"] < none["token_layers"]
+    # Behind sixty tokens the subject is out of the cache's reach; in the bare row it never is.
+    assert rows["own", "50"]["mean_error"] > rows["60", "50"]["mean_error"] > 1e-3
+
+
+def test_long_prefixes_leave_the_first_prompt_bare(fp32_bundle: Path) -> None:
+    tokenizer = open_bundle(fp32_bundle).tokenizer
+    bare, *others = staleness.long_prefixes(tokenizer, 20, 4)
+    assert bare == "{}"
+    assert len(set(others)) == 3
+    for prefix in others:
+        assert prefix.count("{}") == 1
+        assert len(tokenizer.encode(prefix.removesuffix(" {}")).ids) == pytest.approx(20, abs=2)  # a cut word's ends
 
 
 def test_estimator_validation(fp32_bundle: Path, llama: Path, data: Path, tmp_path: Path, run: Any) -> None:
