@@ -11,6 +11,8 @@ the same delta.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -53,9 +55,8 @@ def main(kept: tuple[int, ...], lengths: tuple[int, ...], **given: Any) -> None:
     experiment = Experiment(**given)
     bundle = experiment.open()
     rows: list[dict[str, Cell]] = []
-    for tokens in (None, *lengths):
-        behind = bundle if tokens is None else _lengthened(bundle, tokens)
-        rows += _rows(experiment, behind, OWN if tokens is None else str(tokens), kept)
+    for prefix_tokens, behind in _behind_prefixes(bundle, lengths):
+        rows += _rows(experiment, behind, prefix_tokens, kept)
         experiment.write("staleness", TITLE, bundle, rows, _plot(rows))  # the longest prefixes take most of the time
 
 
@@ -66,9 +67,14 @@ def long_prefixes(tokenizer: Tokenizer, tokens: int, rows: int) -> tuple[str, ..
     return ("{}", *(f"{cut} {{}}" for cut in cuts))
 
 
-def _lengthened(bundle: Bundle, tokens: int) -> Bundle:
-    prefixes = long_prefixes(bundle.tokenizer, tokens, len(bundle.manifest.row_prefixes))
-    return Bundle(bundle.path, replace(bundle.manifest, row_prefixes=prefixes), bundle.execution)
+def _behind_prefixes(bundle: Bundle, lengths: tuple[int, ...]) -> Iterator[tuple[str, Bundle]]:
+    """Yield the bundle with its own prefixes, then with longer ones: copies, on the sessions that it has by then."""
+    yield OWN, bundle
+    for tokens in lengths:
+        prefixes = long_prefixes(bundle.tokenizer, tokens, len(bundle.manifest.row_prefixes))
+        lengthened = copy(bundle)
+        lengthened.manifest = replace(bundle.manifest, row_prefixes=prefixes)
+        yield str(tokens), lengthened
 
 
 def _rows(experiment: Experiment, bundle: Bundle, prefix_tokens: str, kept: tuple[int, ...]) -> list[dict[str, Cell]]:
