@@ -23,6 +23,7 @@ from tqdm import tqdm
 from mobiedit.calibration.text import default_text
 from mobiedit.runtime import Bundle, EditConfig, PrefixCache
 from mobiedit.runtime.configuration import Optimizer, edit_config
+from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.tokenizer import Tokenizer
 from scripts.support.experiment import Experiment, experiment_command, new_figure
 from scripts.support.fidelity import Fidelity, watched_search
@@ -61,17 +62,27 @@ def main(kept: tuple[int, ...], lengths: tuple[int, ...], **given: Any) -> None:
 
 
 def long_prefixes(tokenizer: Tokenizer, tokens: int, rows: int) -> tuple[str, ...]:
-    """Return ``rows`` row prefixes: the first leaves its prompt bare, as ROME does, the others have plain text."""
+    """Return ``rows`` row prefixes: the first leaves its prompt bare, as ROME does, the others have plain text.
+
+    Raises
+    ------
+    RequestError
+        When the project's text is too short for them.
+    """
     ids = tokenizer.encode(" ".join(line for line in default_text() if "{" not in line)).ids
+    if (rows - 1) * tokens > len(ids):
+        most = len(ids) // (rows - 1)
+        raise RequestError(f"there is no text for {rows - 1} prefixes of {tokens} tokens: ask for {most} at most")
     cuts = (tokenizer.decode(ids[row * tokens : (row + 1) * tokens]).strip() for row in range(rows - 1))
     return ("{}", *(f"{cut} {{}}" for cut in cuts))
 
 
 def _behind_prefixes(bundle: Bundle, lengths: tuple[int, ...]) -> Iterator[tuple[str, Bundle]]:
     """Yield the bundle with its own prefixes, then with longer ones: copies, on the sessions that it has by then."""
+    rows = len(bundle.manifest.row_prefixes)
+    longer = [(tokens, long_prefixes(bundle.tokenizer, tokens, rows)) for tokens in lengths]
     yield OWN, bundle
-    for tokens in lengths:
-        prefixes = long_prefixes(bundle.tokenizer, tokens, len(bundle.manifest.row_prefixes))
+    for tokens, prefixes in longer:
         lengthened = copy(bundle)
         lengthened.manifest = replace(bundle.manifest, row_prefixes=prefixes)
         yield str(tokens), lengthened

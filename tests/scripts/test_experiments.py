@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mobiedit.runtime import EditConfig, PrefixCache, configuration, open_bundle
+from mobiedit.runtime.errors import RequestError
 from scripts.experiments import ablation, estimator_validation, quantisation_robustness, sensitivity, staleness
 from scripts.support.fidelity import Fidelity, WatchedProblem
 
@@ -81,6 +82,16 @@ def test_long_prefixes_leave_the_first_prompt_bare(fp32_bundle: Path) -> None:
     for prefix in others:
         assert prefix.count("{}") == 1
         assert len(tokenizer.encode(prefix.removesuffix(" {}")).ids) == pytest.approx(20, abs=2)  # a cut word's ends
+
+
+def test_long_prefixes_are_refused_when_the_text_is_too_short(fp32_bundle: Path) -> None:
+    tokenizer = open_bundle(fp32_bundle).tokenizer
+    with pytest.raises(RequestError, match=r"ask for \d+ at most") as refused:
+        staleness.long_prefixes(tokenizer, 10**6, 4)
+    most = int(str(refused.value).split()[-3])
+    assert len(staleness.long_prefixes(tokenizer, most, 4)) == 4
+    with pytest.raises(RequestError):
+        staleness.long_prefixes(tokenizer, most + 1, 4)
 
 
 def test_estimator_validation(fp32_bundle: Path, llama: Path, data: Path, tmp_path: Path, run: Any) -> None:
