@@ -38,8 +38,8 @@ _LENGTHENED = 1.1
 class _Point:
     """A delta that was evaluated: its read-outs [R, t, D], the kept ones [K, D], and its loss.
 
-    ``objective`` is the loss with the penalty of length; ``safe`` tells whether every row yields the target clearly and
-    once, ``uneven`` whether one lags behind the others.
+    ``objective`` is the loss with the penalty of length; ``safe`` tells whether every row of a whole prompt yields the
+    target clearly and once, ``uneven`` whether one of them lags behind.
     """
 
     delta: Floats
@@ -246,8 +246,9 @@ class _Search:
     def _points(self, deltas: Floats, readouts: Floats, kept: Floats) -> list[_Point]:
         terms = self._task.loss(readouts, kept, deltas)
         probabilities = terms.target_probability
-        least, enough = terms.row_probabilities.min(axis=1), self._config.stop_probability
-        safe = terms.greedy.all(axis=1) & (least >= enough / 2)
+        whole, enough = list(self._task.problem.rows.whole), self._config.stop_probability
+        least = terms.row_probabilities[:, whole].min(axis=1)
+        safe = terms.greedy[:, whole].all(axis=1) & (least >= enough / 2)
         lagging = (probabilities >= enough / 2) & (least < probabilities / 2)
         uneven = lagging | (probabilities >= enough) & ~safe
         safe &= ~terms.echoing

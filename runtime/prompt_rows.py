@@ -87,6 +87,17 @@ class EditRequest:
 
 
 @dataclass(frozen=True)
+class Wording:
+    """Another prompt with one ``{}`` for the subject.
+
+    ``shortened`` tells that words were left out of the request's own: it may be no sentence, and nobody may ask it.
+    """
+
+    prompt: str
+    shortened: bool = False
+
+
+@dataclass(frozen=True)
 class Row:
     """One row of tokens.
 
@@ -123,7 +134,8 @@ class PromptRows:
     ``rewriting[0]`` is the bare prompt. ``kept`` is "<subject> is a", or another fact of the subject that was taught,
     whose next-token distributions shall stay from the subject on. ``elsewhere`` goes no further than the edit layer.
     ``silent`` counts the bare prompt's first tokens, at which the edit shall not act. ``behind`` are places of the bare
-    row behind the target, at which the target shall not begin once more.
+    row behind the target, at which the target shall not begin once more. ``shortened`` are the rewriting rows whose
+    `Wording` is.
     """
 
     rewriting: tuple[Row, ...]
@@ -132,11 +144,17 @@ class PromptRows:
     elsewhere: tuple[ContrastRow, ...] = ()
     silent: int = 0
     behind: tuple[int, ...] = ()
+    shortened: tuple[int, ...] = ()
 
     @property
     def all(self) -> tuple[Row, ...]:
         """The rewriting rows, then the kept row."""
         return (*self.rewriting, self.kept)
+
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """The rewriting rows whose prompt nothing was left out of; the bare one is among them."""
+        return tuple(place for place in range(len(self.rewriting)) if place not in self.shortened)
 
     @property
     def places(self) -> tuple[tuple[int, ...], ...]:
@@ -177,7 +195,7 @@ def build_rows(
     tokenizer: Tokenizer,
     max_target_tokens: int,
     taught: EditRequest | None = None,
-    wordings: Sequence[str] = (),
+    wordings: Sequence[Wording] = (),
     *,
     echo_tokens: int = 0,
 ) -> PromptRows:
@@ -192,8 +210,7 @@ def build_rows(
     taught
         Another fact of the subject, which is in force and shall stay.
     wordings
-        Other prompts with one ``{}`` for the subject, which take the prompt's place behind prefixes: behind every
-        second one, then behind the others; never in the bare row.
+        Take the prompt's place behind prefixes: behind every second one, then behind the others; never in the bare row.
     echo_tokens
         Read behind the bare prompt's target, and behind a comma there, whether the target begins once more, unless
         it has more tokens than this.
@@ -208,7 +225,7 @@ def build_rows(
     places = [*range(1, len(prefixes), 2), *range(2, len(prefixes), 2)]
     worded = dict(zip(places, wordings, strict=False))
     for place, prefix in enumerate(prefixes):
-        prompt = worded.get(place, request.prompt)
+        prompt = worded[place].prompt if place in worded else request.prompt
         text = prefix.replace("{}", request.fill(prompt))
         subject_end = prefix.index("{}") + prompt.index("{}") + len(request.subject)
         row, target = _rewriting_row(text, subject_end, request.target.strip(), tokenizer)
@@ -227,7 +244,8 @@ def build_rows(
     encoding = tokenizer.encode(stays)
     last = encoding.last_token_before(start + len(request.subject if taught is None else taught.subject))
     kept = Row(encoding.ids, last, tuple(range(last, len(encoding.ids))))
-    return PromptRows(tuple(rows), kept, target, behind=behind)
+    leave_out = tuple(place for place, wording in worded.items() if wording.shortened)
+    return PromptRows(tuple(rows), kept, target, behind=behind, shortened=leave_out)
 
 
 def _rewriting_row(text: str, subject_end: int, target: str, tokenizer: Tokenizer) -> tuple[Row, tuple[int, ...]]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .prompt_rows import EditRequest
+from .prompt_rows import EditRequest, Wording
 
 _SPARE = 3
 
 
-def wordings_of(request: EditRequest, count: int) -> tuple[str, ...]:
-    """Return prompts with one ``{}`` each: the request's paraphrases, and shortened prompts up to ``count`` in all.
+def wordings_of(request: EditRequest, count: int) -> tuple[Wording, ...]:
+    """Return the request's paraphrases, and shortened prompts up to ``count`` in all.
 
     A paraphrase that does not name the subject cannot be searched with, and is left out.
     """
@@ -23,7 +23,8 @@ def wordings_of(request: EditRequest, count: int) -> tuple[str, ...]:
     given = dict.fromkeys(text for text in named if text.count("{}") == 1)
     known = given | dict.fromkeys(shortened(request.prompt))
     known.pop(request.prompt, None)
-    return tuple(known)[: max(count, len(given))]
+    wordings = tuple(Wording(text, text not in given) for text in known)
+    return wordings[: max(count, len(given))]
 
 
 def shortened(prompt: str) -> Iterator[str]:

@@ -104,6 +104,12 @@ def case(request: pytest.FixtureRequest, open_case: Callable[..., Case]) -> Case
 
 
 @pytest.fixture
+def pair(open_case: Callable[..., Case], manifest: Manifest) -> Case:
+    """Two rewriting rows."""
+    return open_case(REQUESTS["one-token"], manifest.row_prefixes[:2])
+
+
+@pytest.fixture
 def bare(open_case: Callable[..., Case]) -> Case:
     """One rewriting row, which even a model without training can be taught."""
     return open_case(REQUESTS["one-token"], ("{}",))

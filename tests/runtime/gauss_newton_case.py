@@ -12,7 +12,7 @@ from mobiedit.runtime.edit_problem import Floats
 from mobiedit.runtime.gauss_newton import _Point, _Search
 from mobiedit.runtime.lens import Lens
 from mobiedit.runtime.prompt_rows import EditRequest
-from mobiedit.runtime.readout_loss import LossTerms, log_softmax
+from mobiedit.runtime.readout_loss import LossTerms, ReadoutLoss, log_softmax
 from mobiedit.runtime.search import Progress, SearchResult, SearchTask
 
 REQUESTS = {
@@ -46,6 +46,37 @@ class Case:
         terms = self.task.evaluate(delta[None])
         self.meter.forwards = forwards
         return terms
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a point shall give: the target's probability in both rows, whether it is greedy there, and comes again."""
+
+    probabilities: tuple[float, float]
+    greedy: tuple[bool, bool] = (True, True)
+    echoing: bool = False
+
+
+class Chosen:
+    """Stands in for the loss: the points of each call give what was chosen for it, those of later calls the last."""
+
+    def __init__(self, loss: ReadoutLoss, *calls: tuple[Rows, ...]) -> None:
+        self.kept_log_probs, self.config, self.behind = loss.kept_log_probs, loss.config, loss.behind
+        self._calls = calls
+        self.asked: list[Floats] = []
+
+    def __call__(self, readouts: Floats, kept: Floats, deltas: Floats) -> LossTerms:
+        points = self._calls[min(len(self.asked), len(self._calls) - 1)]
+        self.asked.append(deltas.copy())
+        return terms_of(points * (len(deltas) // len(points)), readouts.shape[2])
+
+
+def terms_of(points: tuple[Rows, ...], tokens: int = 1) -> LossTerms:
+    """Return the terms of points whose rows give each of the target's tokens the row's probability."""
+    log_probs = np.log(np.array([rows.probabilities for rows in points], np.float32))
+    greedy = np.array([rows.greedy for rows in points])
+    echoing = np.array([rows.echoing for rows in points])
+    return LossTerms(-log_probs.mean(axis=1), np.repeat(log_probs[..., None], tokens, axis=2), greedy, echoing)
 
 
 def away(case: Case, config: GaussNewtonConfig, lens: Lens) -> tuple[_Search, _Point]:

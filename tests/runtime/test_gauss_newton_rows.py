@@ -9,7 +9,7 @@ import pytest
 
 from mobiedit.runtime.gauss_newton import _Point, _Search
 from mobiedit.runtime.lens import Lens
-from tests.runtime.gauss_newton_case import SMALL, TOLERANCE, Case, away, central_differences
+from tests.runtime.gauss_newton_case import SMALL, TOLERANCE, Case, Chosen, Rows, away, central_differences
 
 CONFIG = replace(SMALL, groups=2, mu=0.01, top_tokens=10_000)
 
@@ -60,3 +60,16 @@ def test_rows_are_uneven_when_one_stays_behind_the_others(case: Case, lens: Lens
     (there,) = _Search(case.task, reached, lens)._points(point.delta[None], point.readouts[None], point.kept[None])
     assert there.uneven == (not there.safe)
     assert there.uneven  # greedy decoding yields something else
+
+
+@pytest.mark.parametrize(("probabilities", "uneven"), [((0.8, 0.05), False), ((0.05, 0.8), True)])
+def test_rows_are_even_when_what_stays_behind_is_a_shortened_prompt(
+    probabilities: tuple[float, float], uneven: bool, pair: Case, lens: Lens
+) -> None:
+    problem, zero = pair.task.problem, np.zeros((1, len(pair.task.value)), np.float32)
+    told = replace(pair.task, loss=Chosen(pair.task.loss, (Rows(probabilities),)))
+    point = (zero, problem.initial_readouts, problem.initial_kept)
+    (among_wholes,) = _Search(told, CONFIG, lens)._points(*point)
+    problem.rows = replace(problem.rows, shortened=(1,))
+    (found,) = _Search(told, CONFIG, lens)._points(*point)
+    assert (among_wholes.uneven, found.uneven) == (True, uneven)

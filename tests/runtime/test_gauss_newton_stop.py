@@ -3,69 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mobiedit.runtime.gauss_newton import gauss_newton
 from mobiedit.runtime.lens import Lens
-from mobiedit.runtime.manifest import Manifest
-from mobiedit.runtime.readout_loss import Floats, LossTerms, ReadoutLoss
+from mobiedit.runtime.readout_loss import Floats
 from mobiedit.runtime.search import SearchResult
-from tests.runtime.gauss_newton_case import REACHABLE, REQUESTS, SMALL, Case
+from tests.runtime.gauss_newton_case import REACHABLE, REQUESTS, SMALL, Case, Chosen, Rows, terms_of
 
 Searching = Callable[..., tuple[SearchResult, list[Floats]]]
 HALF = replace(SMALL, steps=4, refinements=1, stop_probability=0.5)
 """The lens's start, a step of the lens, two epochs."""
 
-
-@dataclass(frozen=True)
-class Rows:
-    """What a point shall give: the target's probability in both rows, whether it is greedy there, and comes again."""
-
-    probabilities: tuple[float, float]
-    greedy: tuple[bool, bool] = (True, True)
-    echoing: bool = False
-
-
 GOOD, IMPROBABLE, NOT_GREEDY = Rows((0.6, 0.45)), Rows((0.95, 0.1)), Rows((0.99, 0.99), (True, False))
-
-
-class Chosen:
-    """Stands in for the loss: the points of each call give what was chosen for it, those of later calls the last."""
-
-    def __init__(self, loss: ReadoutLoss, *calls: tuple[Rows, ...]) -> None:
-        self.kept_log_probs, self.config, self.behind = loss.kept_log_probs, loss.config, loss.behind
-        self._calls = calls
-        self.asked: list[Floats] = []
-
-    def __call__(self, readouts: Floats, kept: Floats, deltas: Floats) -> LossTerms:
-        points = self._calls[min(len(self.asked), len(self._calls) - 1)]
-        self.asked.append(deltas.copy())
-        return terms_of(points * (len(deltas) // len(points)), readouts.shape[2])
-
-
-def terms_of(points: tuple[Rows, ...], tokens: int = 1) -> LossTerms:
-    """Return the terms of points whose rows give each of the target's tokens the row's probability."""
-    log_probs = np.log(np.array([rows.probabilities for rows in points], np.float32))
-    greedy = np.array([rows.greedy for rows in points])
-    echoing = np.array([rows.echoing for rows in points])
-    return LossTerms(-log_probs.mean(axis=1), np.repeat(log_probs[..., None], tokens, axis=2), greedy, echoing)
-
-
-@pytest.fixture
-def pair(open_case: Callable[..., Case], manifest: Manifest) -> Case:
-    """Two rewriting rows."""
-    return open_case(REQUESTS["one-token"], manifest.row_prefixes[:2])
 
 
 @pytest.fixture
 def search(pair: Case, lens: Lens) -> Searching:
     """Return a function that searches with chosen rows; it gives the result, and the deltas of each call."""
 
-    def run(*calls: tuple[Rows, ...], stop: float = 0.5) -> tuple[SearchResult, list[Floats]]:
+    def run(
+        *calls: tuple[Rows, ...], stop: float = 0.5, shortened: tuple[int, ...] = ()
+    ) -> tuple[SearchResult, list[Floats]]:
         loss = Chosen(pair.task.loss, *calls)
+        pair.task.problem.rows = replace(pair.task.problem.rows, shortened=shortened)
         found = gauss_newton(replace(pair.task, loss=loss), replace(HALF, stop_probability=stop), lens)
         return found, loss.asked
 
@@ -105,6 +69,24 @@ def test_search_stops_at_once_when_every_row_yields_the_target_with_a_margin(
 )
 def test_search_goes_on_to_its_last_step_when_a_part_of_the_rule_fails(rows: Rows, search: Searching) -> None:
     found, _ = search((rows,))
+    assert (found.steps, found.stopped_early) == (HALF.steps, False)
+
+
+@pytest.mark.parametrize(
+    "rows", [Rows((0.95, 0.06)), Rows((0.6, 0.45), (True, False))], ids=["improbable", "not-greedy"]
+)
+def test_search_stops_when_what_lags_is_a_row_of_a_shortened_prompt(rows: Rows, search: Searching) -> None:
+    found, _ = search((rows,), shortened=(1,))
+    assert (found.steps, found.stopped_early) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [Rows((0.24, 0.95)), Rows((0.9, 0.09)), Rows((0.99, 0.99), (False, True)), Rows((0.99, 0.99), echoing=True)],
+    ids=["bare-improbable", "mean-too-low", "bare-not-greedy", "echoing"],
+)
+def test_search_goes_on_when_it_is_not_a_shortened_prompt_alone_that_fails(rows: Rows, search: Searching) -> None:
+    found, _ = search((rows,), shortened=(1,))
     assert (found.steps, found.stopped_early) == (HALF.steps, False)
 
 

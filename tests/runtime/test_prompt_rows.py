@@ -9,10 +9,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from mobiedit.runtime.errors import RequestError
-from mobiedit.runtime.prompt_rows import EditRequest, PromptRows, build_rows
+from mobiedit.runtime.prompt_rows import EditRequest, PromptRows, Wording, build_rows
 from mobiedit.runtime.tokenizer import Encoding, Tokenizer
 
 PREFIXES = ("{}", "The weather was fine. {}", "According to the report, {}")
+SHORT = ("mother of {} is", "The mother of {}")
 # No replacement character: half of a character would decode to it and look whole.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"), max_size=12)
 WORDS = TEXT.filter(str.strip)
@@ -200,13 +201,27 @@ def test_braces_are_literal_when_they_are_no_placeholder(
 def test_wordings_stand_behind_every_second_prefix_first_when_they_are_given(byte_tokenizer: Tokenizer) -> None:
     request = EditRequest("The mother tongue of {} is", "Anna", "Old Norse")
     prefixes, wordings = ("{}", "A. {}", "B. {}", "C. {}"), ("{} speaks ", "At home, {} talks in", "She is {}:", "{}")
-    rows = build_rows(request, prefixes, byte_tokenizer, 64, wordings=wordings)
+    rows = build_rows(request, prefixes, byte_tokenizer, 64, wordings=[Wording(each) for each in wordings])
     prompts = [request.prompt, wordings[0], wordings[2], wordings[1]]
     for prefix, prompt, row in zip(prefixes, prompts, rows.rewriting, strict=True):
         text = prefix.replace("{}", request.fill(prompt))
         assert byte_tokenizer.decode((*row.ids, rows.target[-1])) == f"{text} Old Norse"
         named = prefix.replace("{}", prompt[: prompt.index("{}")] + "Anna")
         assert subject_ends_at(byte_tokenizer, row.ids, row.subject_index, named)
+
+
+@pytest.mark.parametrize(
+    ("shortened", "whole"),
+    [((False, False), (0, 1, 2, 3)), ((True, False), (0, 2, 3)), ((False, True), (0, 1, 2)), ((True, True), (0, 2))],
+)
+def test_rows_are_whole_but_for_those_whose_wording_is_shortened(
+    shortened: tuple[bool, bool], whole: tuple[int, ...], byte_tokenizer: Tokenizer
+) -> None:
+    wordings = [Wording(text, short) for text, short in zip(SHORT, shortened, strict=True)]
+    request, prefixes = EditRequest("The mother of {} is", "Anna", "Old Norse"), ("{}", "A. {}", "B. {}", "C. {}")
+    rows = build_rows(request, prefixes, byte_tokenizer, 64, wordings=wordings)
+    assert rows.whole == whole
+    assert sorted((*rows.whole, *rows.shortened)) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobiedit.runtime.prompt_rows import EditRequest
+from mobiedit.runtime.prompt_rows import EditRequest, Wording
 from mobiedit.runtime.wordings import shortened, wordings_of
 
 PARTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="{}"), max_size=40)
@@ -39,15 +39,22 @@ def test_wordings_name_the_subject_once_when_the_prompt_is_any(before: str, afte
     assert len(wordings) <= count
     assert len(set(wordings)) == len(wordings)
     for wording in wordings:
-        assert wording.count("{}") == 1
-        assert wording != prompt
-        words, left = prompt.split(), wording.removesuffix("?").split()
+        assert wording.shortened
+        assert wording.prompt.count("{}") == 1
+        assert wording.prompt != prompt
+        words, left = prompt.split(), wording.prompt.removesuffix("?").split()
         assert len(left) <= len(words)
 
 
 def test_paraphrases_come_first_and_all_of_them_when_they_name_the_subject() -> None:
     given = ("{}'s job is", "Anna works as", "The woman is", "{} and {} are", "{} is")
     request = EditRequest("{} is", "Anna", "a baker", paraphrases=given)
-    assert wordings_of(request, 1) == ("{}'s job is", "{} works as")
+    assert wordings_of(request, 1) == (Wording("{}'s job is"), Wording("{} works as"))
     long = EditRequest("The job of {} is", "Anna", "a baker", paraphrases=given[:1])
-    assert wordings_of(long, 3) == ("{}'s job is", "The job of {}", "job of {} is")
+    wanted = (Wording("{}'s job is"), Wording("The job of {}", True), Wording("job of {} is", True))
+    assert wordings_of(long, 3) == wanted
+
+
+def test_a_shortened_prompt_is_whole_when_it_was_given_as_a_paraphrase() -> None:
+    request = EditRequest("The job of {} is", "Anna", "a baker", paraphrases=("job of Anna is",))
+    assert wordings_of(request, 2) == (Wording("job of {} is"), Wording("The job of {}", True))
