@@ -39,7 +39,7 @@ class _Point:
     """A delta that was evaluated: its read-outs [R, t, D], the kept ones [K, D], and its loss.
 
     ``objective`` is the loss with the penalty of length; ``safe`` tells whether every row of a whole prompt yields the
-    target clearly and once, ``uneven`` whether one of them lags behind.
+    target clearly and once, ``uneven`` whether any row lags behind the others.
     """
 
     delta: Floats
@@ -246,12 +246,11 @@ class _Search:
     def _points(self, deltas: Floats, readouts: Floats, kept: Floats) -> list[_Point]:
         terms = self._task.loss(readouts, kept, deltas)
         probabilities = terms.target_probability
-        whole, enough = list(self._task.problem.rows.whole), self._config.stop_probability
-        least = terms.row_probabilities[:, whole].min(axis=1)
-        safe = terms.greedy[:, whole].all(axis=1) & (least >= enough / 2)
-        lagging = (probabilities >= enough / 2) & (least < probabilities / 2)
-        uneven = lagging | (probabilities >= enough) & ~safe
-        safe &= ~terms.echoing
+        enough, whole = self._config.stop_probability, list(self._task.problem.rows.whole)
+        clear = terms.greedy & (terms.row_probabilities >= enough / 2)
+        lagging = (probabilities >= enough / 2) & (terms.row_probabilities.min(axis=1) < probabilities / 2)
+        uneven = lagging | (probabilities >= enough) & ~clear.all(axis=1)
+        safe = clear[:, whole].all(axis=1) & ~terms.echoing
         lengths = (deltas**2).sum(axis=-1) / self._task.value_norm**2
         objectives = terms.total + self._config.norm_penalty * lengths
         return [

@@ -62,14 +62,13 @@ def test_rows_are_uneven_when_one_stays_behind_the_others(case: Case, lens: Lens
     assert there.uneven  # greedy decoding yields something else
 
 
-@pytest.mark.parametrize(("probabilities", "uneven"), [((0.8, 0.05), False), ((0.05, 0.8), True)])
-def test_rows_are_even_when_what_stays_behind_is_a_shortened_prompt(
-    probabilities: tuple[float, float], uneven: bool, pair: Case, lens: Lens
+@pytest.mark.parametrize("probabilities", [(0.8, 0.05), (0.05, 0.8)])
+def test_rows_are_uneven_when_what_stays_behind_is_a_shortened_prompt_too(
+    probabilities: tuple[float, float], pair: Case, lens: Lens
 ) -> None:
+    """It is not waited for, but what the others measure says little of it."""
     problem, zero = pair.task.problem, np.zeros((1, len(pair.task.value)), np.float32)
-    told = replace(pair.task, loss=Chosen(pair.task.loss, (Rows(probabilities),)))
-    point = (zero, problem.initial_readouts, problem.initial_kept)
-    (among_wholes,) = _Search(told, CONFIG, lens)._points(*point)
     problem.rows = replace(problem.rows, shortened=(1,))
-    (found,) = _Search(told, CONFIG, lens)._points(*point)
-    assert (among_wholes.uneven, found.uneven) == (True, uneven)
+    told = replace(pair.task, loss=Chosen(pair.task.loss, (Rows(probabilities),)))
+    (found,) = _Search(told, CONFIG, lens)._points(zero, problem.initial_readouts, problem.initial_kept)
+    assert found.uneven
