@@ -145,8 +145,7 @@ class GaussNewtonConfig:
         Largest norm of delta, relative to the value's; a search that is stuck there gets up to twice as much.
     stop_probability
         Mean probability of the target over the rewriting rows at which the search ends, once greedy decoding yields the
-        target in each whose prompt is whole, with at least half of it: a target that leads by a hair is lost to the
-        next rounding. What has had words left out may be no sentence, and is not waited for.
+        target in each of a whole prompt, with at least half of it: what leads by a hair is lost to the next rounding.
     """
 
     steps: int = 150
