@@ -244,8 +244,8 @@ def build_rows(
     encoding = tokenizer.encode(stays)
     last = encoding.last_token_before(start + len(request.subject if taught is None else taught.subject))
     kept = Row(encoding.ids, last, tuple(range(last, len(encoding.ids))))
-    leave_out = tuple(place for place, wording in worded.items() if wording.shortened)
-    return PromptRows(tuple(rows), kept, target, behind=behind, shortened=leave_out)
+    shortened = tuple(place for place, wording in worded.items() if wording.shortened)
+    return PromptRows(tuple(rows), kept, target, behind=behind, shortened=shortened)
 
 
 def _rewriting_row(text: str, subject_end: int, target: str, tokenizer: Tokenizer) -> tuple[Row, tuple[int, ...]]:
