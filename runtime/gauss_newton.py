@@ -66,14 +66,15 @@ class _Search:
         self._task = task
         self._config = config
         self._lens = lens
-        self._target = np.array(task.problem.rows.target)
+        rows = task.problem.rows
+        self._target = np.array(rows.target)
+        self._whole = list(rows.whole)
         self._already = task.problem.meter.forwards
         self._steps = 0
         self._looks: list[Look] = []
         self._trust = Trust.full(config)
         before = task.loss.kept_log_probs
-        rows = len(task.problem.rows.rewriting)
-        self._jacobian = Jacobian(rows, len(self._target), len(before), len(task.value))
+        self._jacobian = Jacobian(len(rows.rewriting), len(self._target), len(before), len(task.value))
         top = min(config.top_tokens, before.shape[1] - 1)
         likely = np.argpartition(-before, top)[:, :top]  # what the kept row's divergence is made of
         self._likely = np.union1d(likely, self._target[:1])
@@ -246,11 +247,11 @@ class _Search:
     def _points(self, deltas: Floats, readouts: Floats, kept: Floats) -> list[_Point]:
         terms = self._task.loss(readouts, kept, deltas)
         probabilities = terms.target_probability
-        enough, whole = self._config.stop_probability, list(self._task.problem.rows.whole)
+        enough = self._config.stop_probability
         clear = terms.greedy & (terms.row_probabilities >= enough / 2)
         lagging = (probabilities >= enough / 2) & (terms.row_probabilities.min(axis=1) < probabilities / 2)
         uneven = lagging | (probabilities >= enough) & ~clear.all(axis=1)
-        safe = clear[:, whole].all(axis=1) & ~terms.echoing
+        safe = clear[:, self._whole].all(axis=1) & ~terms.echoing
         lengths = (deltas**2).sum(axis=-1) / self._task.value_norm**2
         objectives = terms.total + self._config.norm_penalty * lengths
         return [

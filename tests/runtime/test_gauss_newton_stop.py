@@ -1,4 +1,4 @@
-"""When the Gauss-Newton search ends: at a target that every row yields with a margin, or when it may not go on."""
+"""When the Gauss-Newton search ends: when each whole prompt yields the target with a margin, or it may not go on."""
 
 from __future__ import annotations
 
