@@ -22,6 +22,7 @@ _NEWTON_STEPS = 12
 _DOUBT = 0.5  # squared error of a guessed column, of its squared length: what rows have not in common
 _WALL = 20.0  # nats for a delta whose squared norm is twice what is allowed
 _ENOUGH = 1e-3  # relative fall of the model's loss below which another Newton step changes nothing
+_NEGLIGIBLE = 1e-6  # probability of tokens that the curvature leaves out: most of them, and next to nothing of it
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,16 @@ class _Softmax:
         return np.asarray(np.tensordot(of_logits, self.slopes, 3))
 
     def curvature(self, probabilities: Floats) -> Floats:
-        """Return Fisher's matrix [n, n]: the sum of S^T (diag(p) - p p^T) S over read-outs with slopes S."""
-        known = self.slopes.shape[-1]
-        means = (probabilities[..., None, :] @ self.slopes).reshape(-1, known)
-        weighted = (probabilities[..., None] * self.slopes).reshape(-1, known)
-        return np.asarray(weighted.T @ self.slopes.reshape(-1, known) - means.T @ means)
+        """Return Fisher's matrix [n, n]: the sum of S^T (diag(p) - p p^T) S over read-outs with slopes S.
+
+        It only steers Newton's steps, whose gradient has every token.
+        """
+        likely = probabilities > _NEGLIGIBLE
+        means = (np.where(likely, probabilities, 0)[..., None, :] @ self.slopes).reshape(-1, self.slopes.shape[-1])
+        weighted = np.sqrt(probabilities[likely])[:, None] * self.slopes[likely]
+        return np.asarray(
+            weighted.T @ weighted - means.T @ means
+        )  # BLAS forms half of a matrix times its own transpose
 
     def diagonals(self, probabilities: Floats) -> Floats:
         """Return the diagonal [R, n] of what each row adds to `curvature`."""
