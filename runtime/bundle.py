@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from .batch_editor import BatchEditor
 from .batch_result import BatchProgress, BatchResult
@@ -155,7 +156,8 @@ class Bundle:
             with self._editing_decoder(config) as decoder:
                 bench, base = self._workbench(decoder, config), self._in_force
                 editor = BatchEditor(bench, base.without, base.teaching)
-                solved = editor.solve(requests, new_edit_id(), report)
+                with self._numpy_threads():
+                    solved = editor.solve(requests, new_edit_id(), report)
             result = solved.result(config.optimizer)
             if result.committed:
                 self._journal.append_edits(solved.records(result, self.manifest))
@@ -272,8 +274,14 @@ class Bundle:
         self, bench: Workbench, request: EditRequest, report: Callable[[Progress], None]
     ) -> tuple[SolvedEdit, EditSet]:
         """Return an edit on top of the committed ones but that of the same fact, and all of them together."""
-        solved, edits = solve_edit(bench, request, self._in_force.without([request.fact]), report)
+        with self._numpy_threads():
+            solved, edits = solve_edit(bench, request, self._in_force.without([request.fact]), report)
         return replace(solved, replaces=self._in_force.teaching(request.fact)), edits
+
+    def _numpy_threads(self) -> AbstractContextManager[object]:
+        """Hold numpy's linear algebra to the threads of a graph: ONNX Runtime's settings do not reach it."""
+        limits: AbstractContextManager[object] = threadpool_limits(self.execution.threads or None, user_api="blas")
+        return limits
 
     def search_for(self, config: EditConfig) -> Search:
         """Return the search of delta that ``config`` names."""

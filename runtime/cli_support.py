@@ -38,7 +38,10 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of how graphs are run; it gets them as one argument, ``execution``."""
 
     @click.option(
-        "--threads", type=click.IntRange(0), default=0, help="Threads of a graph; 0 leaves the choice to ONNX Runtime."
+        "--threads",
+        type=click.IntRange(0),
+        default=0,
+        help="Threads of a graph, and of numpy in an edit; 0 leaves the choice to them.",
     )
     @click.option(
         "--ep",

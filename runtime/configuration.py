@@ -270,7 +270,7 @@ class ExecutionConfig:
     Attributes
     ----------
     threads
-        Of a graph on the CPU; 0 leaves the choice to ONNX Runtime.
+        Of a graph on the CPU, and of numpy in an edit; 0 leaves the choice to them.
     provider
         What runs them, all of them and each as a whole.
     soc

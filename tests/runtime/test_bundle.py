@@ -6,8 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from mobiedit.runtime import Bundle, EditConfig, PrefixCache, ZerothOrderConfig, open_bundle
+from mobiedit.runtime import (
+    Bundle,
+    EditConfig,
+    EditRequest,
+    ExecutionConfig,
+    PrefixCache,
+    ZerothOrderConfig,
+    open_bundle,
+)
 from mobiedit.runtime.closed_form import SILENT, Method
 from mobiedit.runtime.compaction import CompactionConfig
 from mobiedit.runtime.configuration import Optimizer
@@ -215,6 +224,23 @@ def test_nothing_is_committed_when_the_search_is_interrupted(bundle: Bundle) -> 
         bundle.edit(PROMPT, SUBJECT, TARGET, config=QUICK, report=interrupt)
     assert bundle.edits() == ()
     assert bundle.edit(PROMPT, SUBJECT, TARGET, config=QUICK).committed  # the lock is free again
+
+
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("threads", [0, 1])
+def test_numpy_has_the_threads_of_a_graph_when_an_edit_is_solved(threads: int, batch: bool, bundle_path: Path) -> None:
+    def numpys_threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpool_info() if "numpy" in pool["filepath"]]
+
+    bundle, seen = open_bundle(bundle_path, ExecutionConfig(threads)), []
+    with threadpool_limits(2, user_api="blas"):
+        if batch:
+            bundle.edit_batch([EditRequest(PROMPT, SUBJECT, TARGET)], QUICK, lambda _: seen.append(numpys_threads()))
+        else:
+            bundle.edit(PROMPT, SUBJECT, TARGET, config=QUICK, report=lambda _: seen.append(numpys_threads()))
+        assert numpys_threads() == [2]
+    assert seen
+    assert all(each == [threads or 2] for each in seen)
 
 
 def test_stream_yields_the_answer_in_pieces(bundle: Bundle) -> None:
