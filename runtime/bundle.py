@@ -153,11 +153,10 @@ class Bundle:
         """
         config = config or EditConfig()
         with editing_lock(self.path / EDITS):
-            with self._editing_decoder(config) as decoder:
+            with self._editing_decoder(config) as decoder, self._numpy_threads():
                 bench, base = self._workbench(decoder, config), self._in_force
                 editor = BatchEditor(bench, base.without, base.teaching)
-                with self._numpy_threads():
-                    solved = editor.solve(requests, new_edit_id(), report)
+                solved = editor.solve(requests, new_edit_id(), report)
             result = solved.result(config.optimizer)
             if result.committed:
                 self._journal.append_edits(solved.records(result, self.manifest))

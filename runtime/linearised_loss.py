@@ -2,7 +2,7 @@
 
 The hidden states are taken to be h + J c for coefficients c along a basis; the softmax above them stays what it is,
 on the tokens that matter. That is Gauss-Newton's model for a loss known in closed form (Schraudolph 2002): the
-curvature of the softmax is exact, that of the network is left to the damping.
+curvature of the softmax is exact but for improbable tokens, that of the network is left to the damping.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NEWTON_STEPS = 12
 _DOUBT = 0.5  # squared error of a guessed column, of its squared length: what rows have not in common
 _WALL = 20.0  # nats for a delta whose squared norm is twice what is allowed
 _ENOUGH = 1e-3  # relative fall of the model's loss below which another Newton step changes nothing
-_NEGLIGIBLE = 1e-6  # probability of tokens that the curvature leaves out: most of them, and next to nothing of it
+_NEGLIGIBLE = 1e-6  # probability below which a token is left out of the curvature: most are, and next to nothing of it
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,12 @@ class _Softmax:
     def curvature(self, probabilities: Floats) -> Floats:
         """Return Fisher's matrix [n, n]: the sum of S^T (diag(p) - p p^T) S over read-outs with slopes S.
 
-        It only steers Newton's steps, whose gradient has every token.
+        Improbable tokens are left out: it only steers Newton's steps, whose gradient has every token.
         """
         likely = probabilities > _NEGLIGIBLE
         means = (np.where(likely, probabilities, 0)[..., None, :] @ self.slopes).reshape(-1, self.slopes.shape[-1])
         weighted = np.sqrt(probabilities[likely])[:, None] * self.slopes[likely]
-        return np.asarray(
-            weighted.T @ weighted - means.T @ means
-        )  # BLAS forms half of a matrix times its own transpose
+        return np.asarray(weighted.T @ weighted - means.T @ means)
 
     def diagonals(self, probabilities: Floats) -> Floats:
         """Return the diagonal [R, n] of what each row adds to `curvature`."""

@@ -294,7 +294,7 @@ def test_gradient_is_the_whole_losss_when_every_token_is_kept(behind: int, netwo
 
 @pytest.mark.parametrize("keep", [3, VOCABULARY])
 @pytest.mark.parametrize("damping", [1.0, 30.0])
-@pytest.mark.parametrize("sharpness", [1, 4])  # 4: half of the tokens are too improbable for the curvature
+@pytest.mark.parametrize("sharpness", [1, 4])  # 4: four tokens of five are too improbable for the curvature
 def test_newton_step_solves_the_dense_system_when_the_curvature_is_the_data_terms(
     keep: int, damping: float, sharpness: int, network: Network
 ) -> None:
