@@ -77,7 +77,7 @@ class ZerothOrderConfig:
     check_every
         Steps between two looks at the stopping rule (M in the MobiEdit paper).
     stop_probability
-        The target's mean probability on the prefixed rows at which the search ends, once greedy decoding yields it.
+        The target's mean probability on the rewriting rows at which the search ends, once each yields it greedily.
     stale_window, stale_drop
         The drop of the loss over a window of steps below which a stale cache is computed again.
     seed
@@ -144,8 +144,8 @@ class GaussNewtonConfig:
     clamp
         Largest norm of delta, relative to the value's; a search that is stuck there gets up to twice as much.
     stop_probability
-        Mean probability of the target over the rewriting rows at which the search ends, once greedy decoding yields the
-        target in each of a whole prompt, with at least half of it: what leads by a hair is lost to the next rounding.
+        Mean probability of the target over the rewriting rows at which the search ends, once each of a whole prompt has
+        at least half of it and every token leads clearly: what leads by a hair is lost to the next rounding.
     """
 
     steps: int = 150

@@ -32,6 +32,7 @@ _FALL = 1e-3  # of the loss: less does not pay for an epoch
 _REFINEMENT_FALL = 0.02  # less does not pay for another step of the lens
 _LIKELY = 0.95  # a token of this probability asks for no directions of its own
 _LENGTHENED = 1.1
+_LEAD = 0.1  # nats that a token leads by at the end: less is lost where the same texts are rounded in another order
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +249,7 @@ class _Search:
         terms = self._task.loss(readouts, kept, deltas)
         probabilities = terms.target_probability
         enough = self._config.stop_probability
-        clear = terms.greedy & (terms.row_probabilities >= enough / 2)
+        clear = (terms.leads >= _LEAD) & (terms.row_probabilities >= enough / 2)
         lagging = (probabilities >= enough / 2) & (terms.row_probabilities.min(axis=1) < probabilities / 2)
         uneven = lagging | (probabilities >= enough) & ~clear.all(axis=1)
         safe = clear[:, self._whole].all(axis=1) & ~terms.echoing

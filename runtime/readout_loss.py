@@ -26,16 +26,21 @@ class LossTerms:
         [N] what the search minimises.
     token_log_probs
         [N, R, t] log-probability of each target token in each rewriting row.
-    greedy
-        [N, R] whether the target's tokens are the most probable ones, so that greedy decoding yields it.
+    leads
+        [N, R] nats by which each of the target's tokens is ahead of the most probable other one, at least.
     echoing
         [N] whether greedy decoding begins the target once more behind itself, where it did not before the edit.
     """
 
     total: Floats
     token_log_probs: Floats
-    greedy: NDArray[np.bool_]
+    leads: Floats
     echoing: NDArray[np.bool_]
+
+    @property
+    def greedy(self) -> NDArray[np.bool_]:
+        """[N, R] whether the target's tokens are the most probable ones, so that greedy decoding yields it."""
+        return np.asarray(self.leads >= 0)
 
     @property
     def nll(self) -> Floats:
@@ -118,13 +123,16 @@ class ReadoutLoss:
         flat = readouts.reshape(-1, width)
         wanted = np.tile(self._target, n * rows)
         log_probs = np.empty(len(flat), np.float32)
-        greedy = np.empty(len(flat), np.bool_)
+        leads = np.empty(len(flat), np.float32)
         for start in range(0, len(flat), self._chunk):
             part = slice(start, start + self._chunk)
             logits = self._head(flat[part])
-            top = logits.max(axis=-1)
-            chosen = np.take_along_axis(logits, wanted[part, None], axis=-1)[:, 0]
-            greedy[part] = chosen >= top
+            target = wanted[part, None]
+            chosen = np.take_along_axis(logits, target, axis=-1)[:, 0]
+            np.put_along_axis(logits, target, -np.inf, axis=-1)
+            other = logits.max(axis=-1)
+            np.put_along_axis(logits, target, chosen[:, None], axis=-1)
+            leads[part], top = chosen - other, np.maximum(chosen, other)
             logits -= top[:, None]  # in place: logits are wide
             log_probs[part] = chosen - top - np.log(np.exp(logits, out=logits).sum(axis=-1))
         token_log_probs = log_probs.reshape(n, rows, tokens)
@@ -133,8 +141,8 @@ class ReadoutLoss:
         decay = np.linalg.norm(deltas, axis=-1) / self._value_norm**2
         total = -token_log_probs.mean(axis=(1, 2)) + self.config.weight_decay * decay
         total += self.config.kl_factor * self._kept_kl(kept[:, :places]) + self.config.echo_factor * echo
-        greedy_rows = np.asarray(greedy.reshape(n, rows, tokens).all(axis=2))
-        return LossTerms(total.astype(np.float32), token_log_probs, greedy_rows, echoing)
+        leads_of_rows = leads.reshape(n, rows, tokens).min(axis=2)
+        return LossTerms(total.astype(np.float32), token_log_probs, leads_of_rows, echoing)
 
     def _kept_kl(self, kept: Floats) -> Floats:
         """[N] KL divergence at the kept read-outs from the distributions before the edit, summed over them."""

@@ -13,6 +13,7 @@ GIVE_UP = 8
 """Failed epochs in a row that end a search."""
 
 _REJECTED, _STRONGEST = 3.0, 16.0  # growth of the damping, and where it ends: a step too short to fail teaches nothing
+_SHORTEST = 0.25  # of a perturbation's length: behind what a precision allows, a difference is rounding
 _WIDENING, _WIDEST = 1.25, 2.0  # growth of the limit, and where it ends
 _AT_LIMIT = 0.98
 
@@ -64,7 +65,7 @@ class Trust:
         return replace(
             self,
             damping=min(_REJECTED * self.damping, _STRONGEST),
-            mu=self.mu / 2,
+            mu=max(self.mu / 2, _SHORTEST * self.config.mu),
             clamp=min(_WIDENING * self.clamp, _WIDEST * self.config.clamp) if stuck else self.clamp,
             failures=self.failures + 1,
             alike=False,

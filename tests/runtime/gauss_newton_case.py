@@ -50,10 +50,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Rows:
-    """What a point shall give: the target's probability in both rows, whether it is greedy there, and comes again."""
+    """What a point shall give: the target's probability in both rows, what it leads by, and whether it comes again."""
 
     probabilities: tuple[float, float]
-    greedy: tuple[bool, bool] = (True, True)
+    leads: tuple[float, float] = (0.1, 0.1)
     echoing: bool = False
 
 
@@ -74,9 +74,9 @@ class Chosen:
 def terms_of(points: tuple[Rows, ...], tokens: int = 1) -> LossTerms:
     """Return the terms of points whose rows give each of the target's tokens the row's probability."""
     log_probs = np.log(np.array([rows.probabilities for rows in points], np.float32))
-    greedy = np.array([rows.greedy for rows in points])
+    leads = np.array([rows.leads for rows in points], np.float32)
     echoing = np.array([rows.echoing for rows in points])
-    return LossTerms(-log_probs.mean(axis=1), np.repeat(log_probs[..., None], tokens, axis=2), greedy, echoing)
+    return LossTerms(-log_probs.mean(axis=1), np.repeat(log_probs[..., None], tokens, axis=2), leads, echoing)
 
 
 def away(case: Case, config: GaussNewtonConfig, lens: Lens) -> tuple[_Search, _Point]:

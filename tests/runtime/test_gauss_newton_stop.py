@@ -18,7 +18,7 @@ Searching = Callable[..., tuple[SearchResult, list[Floats]]]
 HALF = replace(SMALL, steps=4, refinements=1, stop_probability=0.5)
 """The lens's start, a step of the lens, two epochs."""
 
-GOOD, IMPROBABLE, NOT_GREEDY = Rows((0.6, 0.45)), Rows((0.95, 0.1)), Rows((0.99, 0.99), (True, False))
+GOOD, IMPROBABLE, NOT_GREEDY = Rows((0.6, 0.45)), Rows((0.95, 0.1)), Rows((0.99, 0.99), (0.1, -0.1))
 
 
 @pytest.fixture
@@ -52,9 +52,11 @@ def test_search_stops_at_once_when_every_row_yields_the_target_with_a_margin(
         Rows((0.95, 0.24)),
         Rows((0.24, 0.95)),
         Rows((0.49, 0.49)),
-        Rows((0.99, 0.99), (True, False)),
-        Rows((0.99, 0.99), (False, True)),
-        Rows((0.99, 0.99), (False, False)),
+        Rows((0.99, 0.99), (0.1, -0.1)),
+        Rows((0.99, 0.99), (-0.1, 0.1)),
+        Rows((0.99, 0.99), (-0.1, -0.1)),
+        Rows((0.99, 0.99), (0.1, 0.09)),
+        Rows((0.99, 0.99), (0.09, 0.1)),
         Rows((0.99, 0.99), echoing=True),
     ],
     ids=[
@@ -64,6 +66,8 @@ def test_search_stops_at_once_when_every_row_yields_the_target_with_a_margin(
         "second-not-greedy",
         "first-not-greedy",
         "no-greedy",
+        "second-by-a-hair",
+        "first-by-a-hair",
         "echoing",
     ],
 )
@@ -73,7 +77,7 @@ def test_search_goes_on_to_its_last_step_when_a_part_of_the_rule_fails(rows: Row
 
 
 @pytest.mark.parametrize(
-    "rows", [Rows((0.95, 0.06)), Rows((0.6, 0.45), (True, False))], ids=["improbable", "not-greedy"]
+    "rows", [Rows((0.95, 0.06)), Rows((0.6, 0.45), (0.1, -0.1))], ids=["improbable", "not-greedy"]
 )
 def test_search_stops_when_what_lags_is_a_row_of_a_shortened_prompt(rows: Rows, search: Searching) -> None:
     found, _ = search((rows,), shortened=(1,))
@@ -82,7 +86,7 @@ def test_search_stops_when_what_lags_is_a_row_of_a_shortened_prompt(rows: Rows, 
 
 @pytest.mark.parametrize(
     "rows",
-    [Rows((0.24, 0.95)), Rows((0.9, 0.09)), Rows((0.99, 0.99), (False, True)), Rows((0.99, 0.99), echoing=True)],
+    [Rows((0.24, 0.95)), Rows((0.9, 0.09)), Rows((0.99, 0.99), (-0.1, 0.1)), Rows((0.99, 0.99), echoing=True)],
     ids=["bare-improbable", "mean-too-low", "bare-not-greedy", "echoing"],
 )
 def test_search_goes_on_when_it_is_not_a_shortened_prompt_alone_that_fails(rows: Rows, search: Searching) -> None:

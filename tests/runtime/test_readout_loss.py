@@ -135,15 +135,15 @@ def test_target_probability_is_the_rows_mean_of_geometric_means_when_target_has_
 def test_row_probabilities_are_geometric_means_by_row_when_tokens_differ() -> None:
     tokens = [[[0.9, 0.1], [0.5, 0.5], [1.0, 0.04]], [[0.25, 0.64], [0.36, 1.0], [1.0, 1.0]]]  # [N, R, t]
     log_probs = np.log(np.array(tokens, np.float32))
-    terms = LossTerms(np.zeros(2, np.float32), log_probs, np.ones((2, 3), np.bool_), np.zeros(2, np.bool_))
+    terms = LossTerms(np.zeros(2, np.float32), log_probs, np.zeros((2, 3), np.float32), np.zeros(2, np.bool_))
     # Roundings of float32 logarithms of size 1.
     np.testing.assert_allclose(terms.row_probabilities, [[0.3, 0.5, 0.2], [0.4, 0.6, 1.0]], rtol=1e-6)
     np.testing.assert_allclose(terms.target_probability, [1 / 3, 2 / 3], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("other", "greedy"), [(-1.0, True), (1.0, False)])
+@pytest.mark.parametrize("other", [-1.0, 0.0, 1.0])
 @pytest.mark.parametrize("place", [0, 1])
-def test_greedy_needs_every_token_on_top_when_target_has_several(place: int, other: float, greedy: bool) -> None:
+def test_lead_is_the_least_of_the_tokens_when_target_has_several(place: int, other: float) -> None:
     target = (5, 6)
     logits = np.zeros((1, 2, 2, VOCABULARY), np.float32)
     logits[0, :, 0, 5] = logits[0, :, 1, 6] = 2.0
@@ -151,14 +151,18 @@ def test_greedy_needs_every_token_on_top_when_target_has_several(place: int, oth
     uniform = np.full((KEPT, VOCABULARY), -np.log(VOCABULARY), np.float32)
     loss = ReadoutLoss(lambda hidden: hidden, target, uniform, 1.0, LossConfig())
     terms = loss(logits, np.zeros((1, KEPT, VOCABULARY), np.float32), np.zeros((1, WIDTH), np.float32))
-    assert terms.greedy.tolist() == [[True, greedy]]
+    assert terms.leads.tolist() == [[2.0, -other]]
+    assert terms.greedy.tolist() == [[True, other <= 0]]
 
 
-def test_greedy_is_the_argmax_when_states_are_any() -> None:
+def test_lead_is_the_distance_to_the_best_other_token_when_states_are_any() -> None:
     readouts = states(1, 100, 3, 1)
-    tops = logits_of(readouts).argmax(dim=-1)[..., 0]
+    logits = logits_of(readouts)[..., 0, :]
+    tops = logits.argmax(dim=-1)
     target = int(tops.mode().values[0])
     terms = loss_of((target,), LossConfig())(readouts, states(2, 100, KEPT), states(3, 100))
+    others = logits[..., torch.arange(VOCABULARY) != target].amax(dim=-1)
+    np.testing.assert_allclose(terms.leads, (logits[..., target] - others).numpy(), atol=TOLERANCE)
     assert terms.greedy.any()
     assert terms.greedy.tolist() == (tops == target).tolist()
 
@@ -172,10 +176,9 @@ def test_terms_are_those_of_single_deltas_when_states_need_several_chunks() -> N
     one = loss_of(target, LossConfig())
     singles = [one(readouts[i : i + 1], kept[i : i + 1], deltas[i : i + 1]) for i in range(n)]
     # A product with more rows may sum in another order.
-    for name in ("total", "token_log_probs"):
+    for name in ("total", "token_log_probs", "leads"):
         wanted = np.concatenate([getattr(terms, name) for terms in singles])
         np.testing.assert_allclose(getattr(together, name), wanted, atol=TOLERANCE)
-    assert together.greedy.tolist() == [terms.greedy[0].tolist() for terms in singles]
 
 
 def test_terms_have_the_shape_of_the_rows_when_evaluated() -> None:
@@ -184,7 +187,7 @@ def test_terms_have_the_shape_of_the_rows_when_evaluated() -> None:
     assert terms.total.shape == terms.nll.shape == terms.target_probability.shape == (4,)
     assert terms.total.dtype == np.float32
     assert terms.token_log_probs.shape == (4, 5, 3)
-    assert terms.greedy.shape == terms.row_probabilities.shape == (4, 5)
+    assert terms.leads.shape == terms.row_probabilities.shape == (4, 5)
 
 
 @pytest.mark.parametrize("size", [1e4, 1e30])

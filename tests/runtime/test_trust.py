@@ -31,6 +31,10 @@ def test_damping_stays_bounded_when_many_epochs_fail() -> None:
     assert dampings[-1] == dampings[-2] == 16.0
 
 
+def test_perturbation_stays_a_quarter_as_long_when_many_epochs_fail() -> None:
+    assert [failed(times).mu for times in range(5)] == pytest.approx([0.08, 0.04, 0.02, 0.02, 0.02])
+
+
 @pytest.mark.parametrize("factor", DAMPINGS)
 def test_settings_return_when_an_epoch_succeeds(factor: float) -> None:
     trust = failed(2).after_success(factor)

@@ -48,8 +48,8 @@ def terms_of(losses: Floats, log_prob: float = UNLIKELY, greedy: tuple[bool, ...
     """Return terms of two rewriting rows with a target of one token."""
     n = len(losses)
     log_probs = np.full((n, 2, 1), log_prob, np.float32)
-    rows = np.tile(np.array(greedy), (n, 1))
-    return LossTerms(np.asarray(losses, np.float32), log_probs, rows, np.zeros(n, np.bool_))
+    leads = np.tile(np.where(greedy, 0.0, -1.0).astype(np.float32), (n, 1))
+    return LossTerms(np.asarray(losses, np.float32), log_probs, leads, np.zeros(n, np.bool_))
 
 
 class Recorded:
@@ -309,7 +309,7 @@ def test_step_lengths_decay_by_a_half_cosine_when_the_gradient_is_steady() -> No
 
 @settings(deadline=None)
 @given(n=st.integers(1, 40), width=st.integers(1, 16), seed=st.integers(0, 1000))
-def test_directions_areorthonormal_in_blocks_when_there_are_any_number(n: int, width: int, seed: int) -> None:
+def test_directions_are_orthonormal_in_blocks_when_there_are_any_number(n: int, width: int, seed: int) -> None:
     rows = orthonormal(np.random.default_rng(seed), n, width)
     assert rows.shape == (n, width)
     assert rows.dtype == np.float32

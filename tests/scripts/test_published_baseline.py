@@ -62,7 +62,8 @@ def test_search_stops_at_success_when_asked(task: Task, asked: bool) -> None:
         n, rows, tokens, _ = readouts.shape
         done = bool(deltas.any())  # every delta but the first one
         log_probs = np.full((n, rows, tokens), np.log(0.9 if done else 0.1), np.float32)
-        return LossTerms(deltas.sum(axis=1), log_probs, np.full((n, rows), done), np.zeros(n, np.bool_))
+        leads = np.full((n, rows), 0.0 if done else -1.0, np.float32)
+        return LossTerms(deltas.sum(axis=1), log_probs, leads, np.zeros(n, np.bool_))
 
     captured = replace(task(EditConfig()), loss=learned)
     config = PublishedConfig(steps=6, look_every=2, stop_at_success=asked, stop_probability=0.8, relative=True)
