@@ -76,9 +76,7 @@ def test_search_goes_on_to_its_last_step_when_a_part_of_the_rule_fails(rows: Row
     assert (found.steps, found.stopped_early) == (HALF.steps, False)
 
 
-@pytest.mark.parametrize(
-    "rows", [Rows((0.95, 0.06)), Rows((0.6, 0.45), (0.1, -0.1))], ids=["improbable", "not-greedy"]
-)
+@pytest.mark.parametrize("rows", [Rows((0.95, 0.06)), Rows((0.6, 0.45), (0.1, -0.1))], ids=["improbable", "not-greedy"])
 def test_search_stops_when_what_lags_is_a_row_of_a_shortened_prompt(rows: Rows, search: Searching) -> None:
     found, _ = search((rows,), shortened=(1,))
     assert (found.steps, found.stopped_early) == (0, True)
