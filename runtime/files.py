@@ -13,7 +13,7 @@ from reprlib import repr as short
 
 from safetensors import SafetensorError
 
-from .errors import BundleError, StorageError
+from .errors import BundleError, RequestError, StorageError
 
 EXPORT_AGAIN = "export the bundle again or copy it again"
 
@@ -79,6 +79,14 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file in lowercase hex, without holding the file in memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_place(path: Path) -> None:
+    """Refuse a file that could not be written later on: RequestError if its folder is missing, or it is a folder."""
+    if not path.absolute().parent.is_dir():
+        raise RequestError(f"folder {path.parent} of {path.name} is missing: create it, or name another file")
+    if path.is_dir():
+        raise RequestError(f"{path} is a folder: name a file in it")
 
 
 def check_name(name: str) -> str:

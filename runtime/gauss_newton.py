@@ -28,8 +28,8 @@ from .trust import DAMPINGS, Trust
 Floats = NDArray[np.float32]
 _START_SCALES = (0.4, 0.6, 0.8, 1.0)  # lengths of the lens's start
 _WORSE = 0.3  # nats that the lens's start may be worse than no delta
-_FALL = 1e-3  # of the loss: less does not pay for an epoch
-_REFINEMENT_FALL = 0.02  # less does not pay for another step of the lens
+_FALL = 1e-3  # nats: less does not pay for an epoch
+_REFINEMENT_FALL = 0.02  # nats: less does not pay for another step of the lens
 _LIKELY = 0.95  # a token of this probability asks for no directions of its own
 _LENGTHENED = 1.1
 _LEAD = 0.1  # nats that a token leads by at the end: less is lost where the same texts are rounded in another order

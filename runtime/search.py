@@ -33,7 +33,7 @@ class SearchResult:
     Attributes
     ----------
     delta
-        [D] the best delta seen.
+        [D] what the search takes: the best one seen, where it is a search of this package.
     steps
         Steps taken.
     stopped_early

@@ -37,7 +37,7 @@ from mobiedit.export.progress import Stages
 from mobiedit.runtime.bundle_layout import EDITS
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
 from mobiedit.runtime.errors import MobiEditError, RequestError
-from mobiedit.runtime.files import write_atomic
+from mobiedit.runtime.files import require_place, write_atomic
 from mobiedit.runtime.journal_records import EditRecord
 from mobiedit.runtime.journal_state import read_journal
 from mobiedit.runtime.manifest import read_manifest
@@ -64,8 +64,7 @@ _MAX_PROBABILITY_RATIO = 1.5
 @click.option("--wheels", "given", type=click.Path(path_type=Path), help="A folder of wheels that were fetched before.")
 def main(folder: Path, out: Path, given: Path | None) -> None:
     """Run the runner in an aarch64 root in FOLDER, which is made when it is missing."""
-    if not out.absolute().parent.is_dir():
-        raise RequestError(f"folder {out.parent} is missing: create it, or name another file")
+    require_place(out)
     folder.mkdir(parents=True, exist_ok=True)
     if not (root := folder / "root").is_dir():
         build_root(root)

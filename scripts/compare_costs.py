@@ -26,10 +26,9 @@ from mobiedit.runtime import Method as EditMethod
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
 from mobiedit.runtime.configuration import Optimizer, edit_config
 from mobiedit.runtime.costs import Cost
-from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.evaluation import ForeignSearch, MeasuredRecord
 from mobiedit.runtime.evaluation.bench import measure_record
-from mobiedit.runtime.files import write_atomic
+from mobiedit.runtime.files import require_place, write_atomic
 from mobiedit.runtime.search import Search, SearchResult, SearchTask
 from scripts.support.backprop import ORACLE_LOSS, BackpropConfig, backprop_search
 from scripts.support.bench_options import BenchOptions, bench_parameters, model_option
@@ -105,8 +104,7 @@ def main(
 ) -> None:
     """Edit records of BUNDLE with every method, and print costs and their ratios."""
     options = BenchOptions(**given, method=EditConfig().method, resume=False, fluency_tokens=0)
-    if not options.out.absolute().parent.is_dir():
-        raise RequestError(f"folder {options.out.parent} is missing: create it, or name another file")
+    require_place(options.out)
     if options.threads:
         torch.set_num_threads(options.threads)
     bundle, data = options.open(), options.read()
@@ -124,12 +122,13 @@ def main(
     for record in tqdm(records, unit="record"):
         for name, method in methods.items():
             measured[name].append(measure_record(bundle, record, method.edit, 0, (options.seed,), method.foreign))
-    rows = [_row(name, measured[name]) for name in methods]
-    whole = _extrapolated(measured[PUBLISHED], methods[PUBLISHED].clock, published.whole_forwards)
-    if whole:
-        rows.append({"method": f"published, {PUBLISHED_STEPS} steps, extrapolated", **_costs(whole)})
-    ratios = _ratios(rows, optimizers)
-    _write(options, bundle, data.sha256, methods, measured, rows, ratios)
+        rows = [_row(name, measured[name]) for name in methods]
+        whole = _extrapolated(measured[PUBLISHED], methods[PUBLISHED].clock, published.whole_forwards)
+        if whole:
+            rows.append({"method": f"published, {PUBLISHED_STEPS} steps, extrapolated", **_costs(whole)})
+        ratios = _ratios(rows, optimizers)
+        # After every record: it takes minutes, and a run may be ended at any time.
+        _write(options, bundle, data.sha256, methods, measured, rows, ratios)
     _print(rows, ratios, published)
 
 

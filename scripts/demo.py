@@ -171,7 +171,9 @@ def main(bundle: Path) -> None:
         # In a process of its own: the peak memory shown at the end shall be the device's, without torch.
         # The layer that `auto` takes for this model, and a quarter of the lens's facts: enough for two edits.
         options = ["--layer", "10", "--lens-rows", "1500"]
-        subprocess.run([sys.executable, "-m", "mobiedit.export.cli", MODEL, "--out", str(bundle), *options], check=True)
+        command = [sys.executable, "-m", "mobiedit.export.cli", MODEL, "--out", str(bundle), *options]
+        if code := subprocess.run(command, check=False).returncode:
+            sys.exit(code)  # the export has said why
     with exit_codes(), tempfile.TemporaryDirectory() as folder:
         run(open_bundle(shutil.copytree(bundle, Path(folder) / "bundle")))
 

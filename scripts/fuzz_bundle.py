@@ -27,7 +27,7 @@ from typing import Any
 import click
 
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
-from mobiedit.runtime.files import write_atomic
+from mobiedit.runtime.files import require_place, write_atomic
 from scripts.support.command_line import arguments_of
 from scripts.support.fuzz_sandbox import Outside, Sandbox, limit_memory
 
@@ -197,6 +197,8 @@ def main(
     context: click.Context, cases: int, first: int, seed: int, workers: int, out: Path | None, findings: Path
 ) -> None:
     """Read mutated bundles; exit code 1 if one was neither accepted nor refused."""
+    if out:
+        require_place(out)
     record = {"command": f"python -m scripts.fuzz_bundle {arguments_of(context)}"}
     record |= fuzz(range(first, first + cases), seed, workers, findings)
     if out:

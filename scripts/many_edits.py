@@ -25,7 +25,7 @@ from mobiedit.runtime.bundle_layout import EDITS, KEY_STATISTICS
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
 from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.evaluation.summary import bootstrap_interval
-from mobiedit.runtime.files import write_atomic
+from mobiedit.runtime.files import require_place, write_atomic
 from mobiedit.runtime.journal import Journal
 from mobiedit.runtime.journal_records import EditRecord
 from mobiedit.runtime.key_statistics import KeyStatistics
@@ -51,8 +51,11 @@ _PROMPT = "The capital of France is"
 def main(edits: int, repeats: int, tokens: int, **given: Any) -> None:  # noqa: ANN401 - click gives options of any type
     """Time edits of records, alone and as a batch, and a copy of BUNDLE with many edits."""
     options = BenchOptions(**given, method=Method.GATED, resume=False, fluency_tokens=0)
+    require_place(options.out)
     records = options.read().part(options.skip, options.limit)
     empty = options.open()
+    if empty.edits():
+        raise RequestError(f"{options.bundle} has edits, and is measured without any: undo them, or use another bundle")
     if (slots := empty.manifest.slots) < max(edits, len(records)):
         raise RequestError(f"the bundle has {slots} slots for {edits} edits: export it with --slots {edits}")
     with tempfile.TemporaryDirectory() as folder:

@@ -15,6 +15,7 @@ import click
 
 from mobiedit.runtime import EditConfig, Method, PrefixCache
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
+from mobiedit.runtime.configuration import Optimizer
 from mobiedit.runtime.evaluation.commands import bench_and_print
 from scripts.support.bench_options import BenchOptions, bench_parameters
 from scripts.support.published import PUBLISHED_LOSS, PublishedConfig, published_search
@@ -46,7 +47,8 @@ def main(prefix_cache: str, **given: Any) -> None:  # noqa: ANN401 - click gives
     own = {name: given.pop(name) for name in PublishedConfig.__dataclass_fields__.keys() & given.keys() - {"seed"}}
     options = BenchOptions(**given, method=Method.ROME)
     config = PublishedConfig(**own, seed=options.seed)
-    edit = EditConfig(loss=PUBLISHED_LOSS, prefix_cache=PrefixCache(prefix_cache))
+    # The search takes the zeroth-order one's place: the other has no use for a stale cache.
+    edit = EditConfig(Optimizer.ZO, loss=PUBLISHED_LOSS, prefix_cache=PrefixCache(prefix_cache))
     document = bench_and_print(
         options.open(),
         options.read(),

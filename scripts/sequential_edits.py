@@ -26,7 +26,7 @@ from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.evaluation import EvaluationRecord, metrics
 from mobiedit.runtime.evaluation.cached_reader import CachedReader
 from mobiedit.runtime.evaluation.fluency import fluency
-from mobiedit.runtime.files import write_atomic
+from mobiedit.runtime.files import require_place, write_atomic
 from mobiedit.runtime.reader import Reader
 from mobiedit.runtime.tokenizer import Tokenizer
 from scripts.support.bench_options import BenchOptions, bench_parameters
@@ -71,6 +71,7 @@ class Baseline:
 def main(at: str, names: tuple[str, ...], forwards: int | None, **given: Any) -> None:  # noqa: ANN401 - click gives options of any type
     """Edit BUNDLE in sequence by each variant, and write what is left of the edits."""
     options = BenchOptions(**given, method=Method.GATED, resume=False, fluency_tokens=0)
+    require_place(options.out)
     counts = sorted(numbers_above_0(at, int))
     bundle = options.open()
     refuse_edits(bundle, options.bundle)
@@ -81,7 +82,7 @@ def main(at: str, names: tuple[str, ...], forwards: int | None, **given: Any) ->
         )
     rows: list[dict[str, Cell]] = []
     for name in names:
-        for row in sequence(bundle, replace(VARIANTS[name], forwards=forwards), records, counts):
+        for row in sequence(bundle, replace(VARIANTS[name], forwards=forwards), records, counts, options.seed):
             rows.append({"variant": name, **row})
             document = {"command": f"python -m scripts.sequential_edits {arguments_of(click.get_current_context())}"}
             text = json.dumps({**document, "rows": rows}, indent=1)
@@ -91,9 +92,9 @@ def main(at: str, names: tuple[str, ...], forwards: int | None, **given: Any) ->
 
 
 def sequence(
-    bundle: Bundle, variant: Variant, records: Sequence[EvaluationRecord], counts: Sequence[int]
+    bundle: Bundle, variant: Variant, records: Sequence[EvaluationRecord], counts: Sequence[int], seed: int
 ) -> Iterator[dict[str, Cell]]:
-    """Yield what is left of the edits at each count."""
+    """Yield what is left of the edits at each count; ``seed`` is of the texts that fluency is measured on."""
     bench, manifest = variant.workbench(bundle), bundle.manifest
     edits = EditSet((), manifest.slots, manifest.shape)
     read = partial(Reader, bundle.decoder, bundle.tokenizer, manifest)
@@ -107,11 +108,11 @@ def sequence(
         forwards.append(cost)
         if count in counts or count == len(records):
             spent = time.perf_counter() - start
-            told = measure(read(edits.slots), base, records[:count])
+            told = measure(read(edits.slots), base, records[:count], seed)
             yield {"edits": count, **told, "forwards": float(np.median(forwards)), "seconds": round(spent)}
 
 
-def measure(reader: Reader, base: Baseline, records: Sequence[EvaluationRecord]) -> dict[str, Cell]:
+def measure(reader: Reader, base: Baseline, records: Sequence[EvaluationRecord], seed: int) -> dict[str, Cell]:
     """Return what the model with edits of these records knows of them, and what else it has lost."""
     now = CachedReader(reader)
     exact = [float(metrics.exact_match(record, now)) for record in records]
@@ -125,7 +126,7 @@ def measure(reader: Reader, base: Baseline, records: Sequence[EvaluationRecord])
         "last ten": mean(exact[-10:]),
         "paraphrase": mean([metrics.paraphrase(record, now) for record in records]),
         "argmax unchanged": mean([metrics.argmax_unchanged(record, now, base.reader) for record in first]),
-        "fluency": mean([fluency(reader, record.prompt, _FLUENCY_TOKENS, (0, i)) for i, record in sampled]),
+        "fluency": mean([fluency(reader, record.prompt, _FLUENCY_TOKENS, (seed, i)) for i, record in sampled]),
         "perplexity": now_perplexity,
         "of the unedited": now_perplexity / base.perplexity,
     }

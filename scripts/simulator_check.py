@@ -32,9 +32,8 @@ from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand, bundle_
 from mobiedit.runtime.configuration import Optimizer, edit_config
 from mobiedit.runtime.costs import CostMeter
 from mobiedit.runtime.decoder import Floats, Slots
-from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.execution import Runnable
-from mobiedit.runtime.files import write_atomic
+from mobiedit.runtime.files import require_place, write_atomic
 from mobiedit.runtime.prompt_rows import EditRequest, build_rows
 from mobiedit.runtime.qnn import PROVIDER
 from mobiedit.runtime.soc import SIMULATED, find_soc
@@ -84,8 +83,7 @@ def main(
     threads: int,
 ) -> None:
     """Run BUNDLE's four graphs, and an edit, on the NPU simulator."""
-    if not out.absolute().parent.is_dir():
-        raise RequestError(f"folder {out.parent} is missing: create it, or name another file")
+    require_place(out)
     request = EditRequest(prompt, subject, target)
     config = replace(edit_config(Optimizer.GN, {"steps": steps}), force=force)
     cpu, npu = ExecutionConfig(threads), ExecutionConfig(provider=ExecutionProvider.QNN, soc=soc)

@@ -63,7 +63,7 @@ class Variant:
 @click.command(
     cls=ErrorCommand,
     context_settings=CONTEXT_SETTINGS,
-    params=bench_parameters("resume", "out", "fluency_tokens"),
+    params=bench_parameters("resume", "out", "fluency_tokens", "seed"),
 )
 @model_option
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="A folder for figures.")
@@ -80,7 +80,7 @@ def main(
     **given: Any,  # noqa: ANN401 - click gives options of any type
 ) -> None:
     """Edit records of BUNDLE with key statistics of several sizes."""
-    options = BenchOptions(**given, resume=False, fluency_tokens=0)
+    options = BenchOptions(**given, resume=False, fluency_tokens=0, seed=0)
     counts, kept = numbers_above_0(multipliers, float), numbers_above_0(shares, float)
     bundle, data = options.open(), options.read()
     refuse_edits(bundle, options.bundle)

@@ -33,7 +33,7 @@ from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
 from mobiedit.runtime.decoder import Floats
 from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.execution import Feeds
-from mobiedit.runtime.files import write_atomic
+from mobiedit.runtime.files import require_place, write_atomic
 from scripts.support.bench_options import model_option
 from scripts.support.command_line import arguments_of
 from scripts.support.host_model import HostModel
@@ -96,8 +96,8 @@ class Times:
 def main(bundles: tuple[Path, ...], model: str, shapes: str, repeats: int, threads: int, out: Path | None) -> None:
     """Time the suffix of BUNDLES against torch FP32."""
     wanted = [Shape.of(text) for text in shapes.split(",")]
-    if out and not out.absolute().parent.is_dir():
-        raise RequestError(f"folder {out.parent} is missing: create it, or name another file")
+    if out:
+        require_place(out)
     opened = _open(bundles, threads)
     torch.set_num_threads(threads)
     host = HostModel.load(opened[0], model)

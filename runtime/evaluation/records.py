@@ -74,7 +74,7 @@ class EvaluationRecord:
 
     def __post_init__(self) -> None:
         """Refuse a record that cannot be edited."""
-        assert self.request
+        _ = self.request
 
     @property
     def request(self) -> EditRequest:

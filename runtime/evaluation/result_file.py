@@ -9,7 +9,7 @@ from reprlib import repr as short
 from typing import Any
 
 from ..errors import RequestError
-from ..files import storage_errors, write_atomic
+from ..files import require_place, storage_errors, write_atomic
 from .easyedit import easyedit_summary
 from .measured import MeasuredRecord
 from .summary import summarise, summarise_further
@@ -37,10 +37,7 @@ class ResultFile:
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], *, resume: bool) -> None:
-        if not path.parent.is_dir():
-            raise RequestError(f"folder {path.parent} of {path.name} is missing: create it, or name another file")
-        if path.is_dir():
-            raise RequestError(f"{path} is a folder: name a file in it")
+        require_place(path)
         self._path = path
         self._settings: dict[str, Any] = json.loads(json.dumps(settings))  # as it would be read back
         self.records: list[MeasuredRecord] = []
@@ -101,7 +98,7 @@ def read_result(path: Path) -> tuple[dict[str, Any], list[MeasuredRecord]]:
         settings = {**raw["settings"]}  # TypeError when it is no mapping
         records = [MeasuredRecord.from_dict(record) for record in raw["records"]]
         _figures(records)  # figures that cannot be summed up are damage as well
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
         raise RequestError(f"{path} is damaged or no result of a benchmark: delete it, or name another file") from error
     return settings, records
 

@@ -15,8 +15,10 @@ facts' median leverages in that unit. For comparison the same deltas are also pu
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,13 +36,15 @@ from mobiedit.export.checkpoint import find_source, load_checkpoint
 from mobiedit.export.configuration import ExportConfig
 from mobiedit.runtime import Bundle, Method
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
+from mobiedit.runtime.configuration import LossConfig
 from mobiedit.runtime.decoder import Slots
 from mobiedit.runtime.edit_set import EditSet
 from mobiedit.runtime.editor import Workbench, fit_in
 from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.evaluation import EvaluationRecord, metrics
 from mobiedit.runtime.evaluation.cached_reader import CachedReader
-from mobiedit.runtime.files import write_atomic
+from mobiedit.runtime.files import require_place, storage_errors, write_atomic
+from mobiedit.runtime.manifest import Manifest
 from mobiedit.runtime.prompt_rows import EditRequest, PromptRows
 from mobiedit.runtime.rank_one import solve_key, subject_key
 from mobiedit.runtime.reader import Reader
@@ -131,6 +135,7 @@ def main(
 ) -> None:
     """Write batches of edits into one or several layers of BUNDLE's source model."""
     options = BenchOptions(**given, method=Method.ROME, resume=False, fluency_tokens=0, limit=None, seed=0)
+    require_place(options.out)
     counts, spreads = sorted(numbers_above_0(at, int)), sorted(numbers_above_0(depths, int))
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -178,18 +183,21 @@ def _searched(lab: Lab, records: Sequence[EvaluationRecord], known: Path | None)
     last = bundle.manifest.edit_layer
     bench = replace(rome.workbench(bundle), inverse_covariance=lab.statistics[last])
     requests = [record.request for record in records]
-    found: dict[str, Floats] = dict(np.load(known)) if known and known.exists() else {}
-    tasks = {name: _task(bundle, bench, each) for each in requests if (name := _name(each)) not in found}
+    names = [_name(each, bundle.manifest, bench.config.loss) for each in requests]
+    found = _read(known) if known and known.exists() else {}
+    tasks = {n: _task(bundle, bench, each) for n, each in zip(names, requests, strict=True) if n not in found}
     # Like lengths together: rows are padded to one length.
-    names = sorted(tasks, key=lambda name: tasks[name].problem.window.hidden.shape[1])
-    for start in tqdm(range(0, len(names), _TOGETHER), unit="searches"):
-        part = names[start : start + _TOGETHER]
+    missing = sorted(tasks, key=lambda name: tasks[name].problem.window.hidden.shape[1])
+    for start in tqdm(range(0, len(missing), _TOGETHER), unit="searches"):
+        part = missing[start : start + _TOGETHER]
         deltas = backprop_batch([tasks[name] for name in part], lab.host, BackpropConfig(), bench.config.loss)
         found.update(zip(part, deltas, strict=True))
         if known:
-            np.savez(known, **found)
+            held = io.BytesIO()
+            np.savez(held, **found)
+            write_atomic(known, held.getvalue(), mode=None)
     rows = [bench.rows_of(request) for request in requests]
-    deltas = np.stack([found[_name(request)] for request in requests])
+    deltas = np.stack([found[name] for name in names])
     return Batch(records, rows, deltas, read_subjects(lab.host, rows, list(lab.statistics)))
 
 
@@ -206,8 +214,19 @@ def _task(bundle: Bundle, bench: Workbench, request: EditRequest) -> SearchTask:
     return tasks[0]
 
 
-def _name(request: EditRequest) -> str:
-    return hashlib.sha256("\n".join((request.prompt, request.subject, request.target)).encode()).hexdigest()
+def _name(request: EditRequest, manifest: Manifest, loss: LossConfig) -> str:
+    """Return what names a search: a hash of all that its delta depends on."""
+    settings = (manifest.edit_base, asdict(BackpropConfig()), asdict(loss))
+    text = json.dumps([*settings, request.prompt, request.subject, request.target])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(known: Path) -> dict[str, Floats]:
+    try:
+        with storage_errors(f"read {known}"):
+            return dict(np.load(known))
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise RequestError(f"{known} is damaged, or no file of deltas: delete it, or name another file") from error
 
 
 def _leverages(lab: Lab, batch: Batch) -> dict[int, float]:

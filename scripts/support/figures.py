@@ -14,7 +14,7 @@ SUCCESS = ("efficacy", "exact_match", "paraphrase", "neighbourhood")
 
 
 def row_of(records: Sequence[MeasuredRecord]) -> dict[str, Cell]:
-    """Return the mean success of edits, their median loss at the end of the search, and their median costs."""
+    """Return the mean success of edits, and medians: of the least loss that a search saw, and of the costs."""
     summary, further = summarise(records), summarise_further(records)
     scores = {name: summary[name]["post"] if summary[name] else None for name in SUCCESS}
     losses = [min(loss for _, loss, _ in record.looks) for record in records if record.looks]

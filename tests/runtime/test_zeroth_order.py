@@ -189,6 +189,8 @@ def test_forwards_are_the_looks_and_two_for_each_direction_when_no_look_stops(
     assert sum(len(deltas) for deltas in evaluate.calls) == looks + 2 * directions * steps
     assert len(losses_of(found)) == looks
     assert found.steps == steps
+    at = [*range(0, steps, check_every), steps]
+    assert [look.forwards for look in found.looks] == [i + 1 + 2 * directions * step for i, step in enumerate(at)]
 
 
 def test_best_look_is_returned_when_the_loss_rises_again() -> None:

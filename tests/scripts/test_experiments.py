@@ -97,12 +97,19 @@ def test_long_prefixes_are_refused_when_the_text_is_too_short(fp32_bundle: Path)
 def test_estimator_validation(fp32_bundle: Path, llama: Path, data: Path, tmp_path: Path, run: Any) -> None:
     given = [fp32_bundle, "--data", data, "--limit", 1, "--model", llama, "--draws", 2, "--mu", 0.01]
     run(estimator_validation.main, [*given, "--out", tmp_path])
-    rows = [row for row in read(tmp_path, "estimator_validation") if row["estimator"] == "zo"]
+    table = read(tmp_path, "estimator_validation")
+    rows = [row for row in table if row["estimator"] == "zo"]
     assert [row["directions"] for row in rows] == [*estimator_validation.COUNTS] * 2
     cosines = [row["cosine"] for row in rows if row["delta"] == "zero"]
     assert cosines[0] < cosines[3] < cosines[-1]
     assert cosines[-1] > 0.99  # 64 orthonormal directions span the tiny model's 64 dimensions
     assert rows[6]["variance"] < 0.02
+    projected = [row["cosine"] for row in table if (row["estimator"], row["delta"]) == ("gn", "zero")]
+    assert projected == sorted(projected)  # each span holds the one before it
+    assert projected[-1] > 0.99
+    lens = [row for row in table if row["estimator"] == "lens"]
+    assert [(row["delta"], row["directions"]) for row in lens] == [("zero", 0), ("half-way", 0)]
+    assert all(-1 <= row["cosine"] <= 1 and row["cosine_deviation"] < 1e-6 for row in lens)
 
 
 @pytest.mark.usefixtures("quick")

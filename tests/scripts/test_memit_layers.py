@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mobiedit.runtime.edit_set import EditSet, NewEdit
 from mobiedit.runtime.prompt_rows import PromptRows, build_rows
 from mobiedit.runtime.rank_one import solve_key
 from mobiedit.runtime.reader import Reader
-from scripts.experiments.memit_layers import main
+from scripts.experiments.memit_layers import _name, main
 from scripts.support.backprop import BackpropConfig, backprop
 from scripts.support.backprop_batch import backprop_batch
 from scripts.support.captured import capture_task
@@ -189,6 +190,30 @@ def test_script_writes_a_row_for_each_setting(
     )  # all was searched for: it is not called
     run(main, [*given, "--at", "2"])
     assert json.loads(out.read_text("utf-8"))["rows"] == rows[6:]
+
+
+def test_searches_have_other_names_when_what_they_depend_on_is_another(tiny: Bundle) -> None:
+    request, manifest, loss = EditRequest("The book of {} was", "Anna", "old"), tiny.manifest, EditConfig().loss
+    names = {
+        _name(request, manifest, loss),
+        _name(replace(request, target="new"), manifest, loss),
+        _name(request, replace(manifest, edit_layer=manifest.edit_layer + 1), loss),
+        _name(request, manifest, replace(loss, kl_factor=0.5)),
+    }
+    assert len(names) == 4
+    assert _name(request, manifest, loss) in names
+
+
+def test_known_deltas_are_refused_when_their_file_is_damaged(
+    fp32_bundle: Path, llama: Path, data: Path, tmp_path: Path
+) -> None:
+    deltas = tmp_path / "deltas.npz"
+    np.savez(deltas, one=np.zeros(3))
+    deltas.write_bytes(deltas.read_bytes()[:-40])
+    given = [fp32_bundle, "--data", data, "--model", llama, "--depths", 1, "--at", 1, "--deltas", deltas]
+    done = CliRunner().invoke(main, [str(word) for word in (*given, "--json", tmp_path / "out.json")])
+    assert done.exit_code == 2, done.output
+    assert "is damaged, or no file of deltas: delete it" in done.output
 
 
 @pytest.mark.parametrize("words", [["--depths", "3"], ["--at", "0"], ["--at", "ten"]])

@@ -71,14 +71,17 @@ def test_search_stops_at_success_when_asked(task: Task, asked: bool) -> None:
     assert (found.steps, found.stopped_early) == ((2, True) if asked else (6, False))
 
 
-def test_script_writes_a_benchmarks_file(fp32_bundle: Path, data: Path, tmp_path: Path, run: Any) -> None:
+@pytest.mark.parametrize("cache", [PrefixCache.OFF, PrefixCache.STALE])
+def test_script_writes_a_benchmarks_file(
+    cache: PrefixCache, fp32_bundle: Path, data: Path, tmp_path: Path, run: Any
+) -> None:
     out = tmp_path / "published.json"
     given = [fp32_bundle, "--data", data, "--steps", 2, "--look-every", 1, "--limit", 1, "--json", out]
-    result = run(main, [*given, "--fluency-tokens", 0, "--seed", 3])
+    result = run(main, [*given, "--fluency-tokens", 0, "--seed", 3, "--prefix-cache", cache.value])
     assert "a forward:" in result.output
     assert "1 edits" in result.output
     document = json.loads(out.read_text("utf-8"))
     assert document["settings"]["optimizer"] == "published"
     assert document["settings"]["edit"]["published"]["seed"] == 3
-    assert document["settings"]["edit"]["prefix_cache"] == "off"
+    assert document["settings"]["edit"]["prefix_cache"] == cache.value
     assert document["summary"]["forwards"]["median"] == 33

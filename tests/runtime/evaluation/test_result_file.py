@@ -138,6 +138,7 @@ def test_first_setting_that_differs_is_named(tmp_path: Path) -> None:
         lambda text: text.replace('"efficacy": true', '"efficacy": "yes"'),
         lambda text: text.replace('"forwards": 1,', ""),
         lambda text: text.replace('"settings": {', '"settings": [], "more": {'),
+        lambda text: text.replace('"easyedit": {}', '"easyedit": {"pre": {"rewrite_acc": []}}', 1),
     ],
 )
 def test_file_is_refused_when_it_is_damaged(tmp_path: Path, damage: Any) -> None:
