@@ -142,7 +142,7 @@ class GaussNewtonConfig:
     norm_penalty
         Nats for a delta as long as the value, growing with the square: a longer one disturbs more of the model.
     clamp
-        Largest norm of delta, relative to the value's; a search that is stuck there gets up to twice as much.
+        Largest norm of delta, relative to the value's: twice that in a search that is stuck, a tenth more at its end.
     stop_probability
         Mean probability of the target over the rewriting rows at which the search ends, once each of a whole prompt has
         at least half of it and every token leads clearly: what leads by a hair is lost to the next rounding.

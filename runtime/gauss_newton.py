@@ -37,7 +37,7 @@ _LEAD = 0.1  # nats that a token leads by at the end: less is lost where the sam
 
 @dataclass(frozen=True, eq=False)
 class _Point:
-    """A delta that was evaluated: its read-outs [R, t, D], the kept ones [K, D], and its loss.
+    """A delta that was evaluated: its read-outs [R, t, D], those of `Jacobian.kept` [K, D], and its loss.
 
     ``objective`` is the loss with the penalty of length; ``safe`` tells whether every row of a whole prompt yields the
     target clearly and once, ``uneven`` whether any row lags behind the others.

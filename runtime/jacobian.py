@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-_OUTSIDE = 1e-6  # squared part of a step within the basis: less than this is rounding, and says nothing
+_WITHIN = 1e-6  # squared part of a step within the basis: less than this is rounding, and says nothing
 _NEW = 0.05  # part of a direction that must lie outside the basis: less than this is rounding and repetition
 
 
@@ -25,7 +25,7 @@ class Jacobian:
     readouts
         [R, t, D, n] derivative of the read-outs of each rewriting row.
     kept
-        [K, D, n] derivative of the kept row's read-outs.
+        [K, D, n] derivative of the kept row's read-outs, then of those behind the bare row's target.
     guessed
         [R, n] columns that a rewriting row was given unmeasured (`RowGroups`).
     """
@@ -58,7 +58,7 @@ class Jacobian:
         """Make the Jacobian agree with the changes [R, t, D] and [K, D] that a step [D] within the basis brought."""
         along = self.basis @ step
         square = float(along @ along)
-        if square <= _OUTSIDE * float(step @ step):
+        if square <= _WITHIN * float(step @ step):
             return
         self.readouts += (readouts - self.readouts @ along)[..., None] * (along / square)
         self.kept += (kept - self.kept @ along)[..., None] * (along / square)

@@ -95,8 +95,8 @@ class LinearisedLoss:
         Truncated softmax of the rewriting rows' read-outs, row after row, M = R t.
     kept
         The same of the kept row's and of those behind the target, M = K.
-    rows
-        [K, D] of the unembedding for ``readouts.ids``.
+    unembedding
+        Rows [k, D] for the k tokens of ``readouts.ids``.
     kept_unembedding
         The same for ``kept.ids``.
     target
@@ -120,7 +120,7 @@ class LinearisedLoss:
         self,
         readouts: TopLogits,
         kept: TopLogits,
-        rows: Floats,
+        unembedding: Floats,
         kept_unembedding: Floats,
         jacobian: Jacobian,
         target: NDArray[np.int64],
@@ -135,7 +135,7 @@ class LinearisedLoss:
         tokens = len(target)
         logits = readouts.logits.reshape(-1, tokens, len(readouts.ids))
         rest = readouts.rest.reshape(-1, tokens)
-        self._readouts = _Softmax.relative_to_rest(logits, rest, rows @ jacobian.readouts)
+        self._readouts = _Softmax.relative_to_rest(logits, rest, unembedding @ jacobian.readouts)
         slopes, places = kept_unembedding @ jacobian.kept, len(kept.logits) - behind
         kept_softmax = _Softmax.relative_to_rest(kept.logits[None], kept.rest[None], slopes[None])
         self._kept, self._behind = kept_softmax.part(slice(places)), kept_softmax.part(slice(places, None))

@@ -67,7 +67,7 @@ def zeroth_order(task: SearchTask, config: ZerothOrderConfig) -> SearchResult:
         task.report(Progress(step, config.steps, loss, probability))
         if done or step == config.steps:
             return SearchResult(delta if done else best, step, done, tuple(looks))
-        directions = orthonormal(rng, config.directions, width)
+        directions = random_directions(rng, config.directions, width)
         gradient, mean_loss = estimate_gradient(task, delta, directions, mu)
         forwards += 2 * len(directions)
         delta = within(delta + adam.step(gradient, _rate(step, config) * value_norm), config.clamp * value_norm)
@@ -101,7 +101,7 @@ def estimate_gradient(task: SearchTask, delta: Floats, directions: Floats, mu: f
     return np.asarray(((plus - minus) / (2 * mu)) @ directions, np.float32), float(losses.mean())
 
 
-def orthonormal(rng: np.random.Generator, n: int, width: int) -> Floats:
+def random_directions(rng: np.random.Generator, n: int, width: int) -> Floats:
     """[n, width] random orthonormal rows; beyond ``width`` rows they come in independent blocks."""
     blocks = []
     while n > 0:

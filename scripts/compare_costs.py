@@ -21,8 +21,7 @@ import click
 import torch
 from tqdm import tqdm
 
-from mobiedit.runtime import Bundle, EditConfig, PrefixCache
-from mobiedit.runtime import Method as EditMethod
+from mobiedit.runtime import Bundle, EditConfig, Method, PrefixCache
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
 from mobiedit.runtime.configuration import Optimizer, edit_config
 from mobiedit.runtime.costs import Cost
@@ -59,7 +58,7 @@ class Clocked:
 
 
 @dataclass(frozen=True)
-class Method:
+class Contender:
     """A way to edit: settings, and the search where it is none of the optimizers; what its searches cost."""
 
     edit: EditConfig
@@ -92,7 +91,7 @@ class Method:
     default=PublishedConfig.stop_probability,
     help="Mean probability of the target at which forward-only searches are done, each of them.",
 )
-@click.option("--stop-at-success", is_flag=True, help="End the published search at the success of the others.")
+@click.option("--stop-at-success", is_flag=True, help="End the published search when every row yields the target.")
 def main(
     model: str,
     optimizers: tuple[str, ...],
@@ -132,18 +131,18 @@ def main(
     _print(rows, ratios, published)
 
 
-def _methods(host: HostModel, optimizers: Sequence[str], config: PublishedConfig) -> dict[str, Method]:
+def _methods(host: HostModel, optimizers: Sequence[str], config: PublishedConfig) -> dict[str, Contender]:
     given = {"stop_probability": config.stop_probability}
-    own = {name: Method(edit_config(Optimizer(name), given, config.seed)) for name in optimizers}
+    own = {name: Contender(edit_config(Optimizer(name), given, config.seed)) for name in optimizers}
     whole = EditConfig(prefix_cache=PrefixCache.OFF)
     oracle = replace(whole, loss=ORACLE_LOSS)
-    as_published = replace(whole, method=EditMethod.ROME, loss=PUBLISHED_LOSS)
+    as_published = replace(whole, method=Method.ROME, loss=PUBLISHED_LOSS)
     search = published_search(config)
     clock = Clocked(search.search)
     return {
         **own,
-        "backprop": Method(oracle, backprop_search(host, BackpropConfig(), oracle)),
-        PUBLISHED: Method(as_published, replace(search, search=clock), clock),
+        "backprop": Contender(oracle, backprop_search(host, BackpropConfig(), oracle)),
+        PUBLISHED: Contender(as_published, replace(search, search=clock), clock),
     }
 
 
@@ -194,7 +193,7 @@ def _write(
     options: BenchOptions,
     bundle: Bundle,
     data_sha256: str,
-    methods: dict[str, Method],
+    methods: dict[str, Contender],
     measured: dict[str, list[MeasuredRecord]],
     rows: list[dict[str, Cell]],
     ratios: list[dict[str, Cell]],

@@ -24,6 +24,7 @@ import click
 from mobiedit.runtime.bundle_layout import EDITS
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
 from mobiedit.runtime.errors import ExecutionError
+from scripts.support.tables import Cell, markdown_table
 
 _PROMPT, _SUBJECT, _TARGET = "The mother tongue of {} is", "Danielle Darrieux", "English"
 _ASK = (
@@ -72,11 +73,11 @@ def compare(bundle: Path, steps: int | None) -> Iterator[Comparison]:
 
 def table(comparisons: list[Comparison]) -> str:
     """Return the comparisons as Markdown."""
-    lines = ["| bundle | work | predicted, MB | measured, MB | error |", "|---|---|---|---|---|"]
+    rows: list[dict[str, Cell]] = []
     for each in comparisons:
-        sizes = f"{each.predicted / 1e6:.0f} | {each.measured / 1e6:.0f}"
-        lines.append(f"| {each.bundle} | {each.work} | {sizes} | {each.error:+.0%} |")
-    return "\n".join(lines)
+        sizes = {"predicted, MB": round(each.predicted / 1e6), "measured, MB": round(each.measured / 1e6)}
+        rows.append({"bundle": each.bundle, "work": each.work, **sizes, "error": f"{each.error:+.0%}"})
+    return markdown_table(rows)
 
 
 def _json(*arguments: str) -> Any:  # noqa: ANN401 - any JSON value

@@ -2,8 +2,9 @@
 
 Usage: python -m scripts.published_baseline BUNDLE --data counterfact.json --limit 2 --steps 100 --json OUT
 
-A full run is 600 steps of 15 forwards over whole rows through all layers: minutes a record. ``--stop-at-success``
-tells the cost of the success that the other searches stop at. The file is that of ``mobiedit bench``.
+A full run is 600 steps of 15 forwards over whole rows through all layers: minutes a record. ``--stop-at-success`` ends
+it when every row yields the target greedily, those of shortened prompts too, which gn does not wait for. The file is
+that of ``mobiedit bench``.
 """
 
 from __future__ import annotations

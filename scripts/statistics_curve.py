@@ -25,7 +25,7 @@ from tqdm import tqdm
 from mobiedit.calibration.compact_statistics import compact_statistics
 from mobiedit.calibration.key_statistics import collect_key_statistics
 from mobiedit.calibration.text import default_text, read_text
-from mobiedit.export.checkpoint import Checkpoint, find_source, load_checkpoint
+from mobiedit.export.checkpoint import Checkpoint
 from mobiedit.runtime import Bundle, EditConfig, Method
 from mobiedit.runtime.bundle_layout import KEY_STATISTICS
 from mobiedit.runtime.bundle_writer import save_tensors
@@ -33,7 +33,6 @@ from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
 from mobiedit.runtime.edit_result import SolvedEdit
 from mobiedit.runtime.edit_set import EditSet
 from mobiedit.runtime.editor import Workbench, solve_edit
-from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.evaluation import EvaluationRecord, metrics
 from mobiedit.runtime.evaluation.cached_reader import CachedReader
 from mobiedit.runtime.evaluation.summary import bootstrap_interval
@@ -43,7 +42,7 @@ from mobiedit.runtime.rank_one import InverseCovariance, rank_one_direction
 from mobiedit.runtime.reader import Reader
 from scripts.support.bench_options import BenchOptions, bench_parameters, model_option
 from scripts.support.command_line import arguments_of, numbers_above_0
-from scripts.support.host_model import refuse_edits
+from scripts.support.host_model import matching_checkpoint, refuse_edits
 from scripts.support.tables import Cell, markdown_table
 
 SCORES = ("efficacy", "exact_match", "paraphrase", "neighbourhood", "argmax_unchanged")
@@ -84,11 +83,7 @@ def main(
     counts, kept = numbers_above_0(multipliers, float), numbers_above_0(shares, float)
     bundle, data = options.open(), options.read()
     refuse_edits(bundle, options.bundle)
-    checkpoint = load_checkpoint(find_source(model))
-    if checkpoint.base.weights_sha256 != bundle.manifest.base.weights_sha256:
-        raise RequestError(
-            f"{options.bundle} was exported from other weights than {model}: give --model {bundle.manifest.base.name}"
-        )
+    checkpoint = matching_checkpoint(bundle, model)
     if options.threads:
         torch.set_num_threads(options.threads)
     lines = [*default_text(), *(read_text(text) if text else [])]

@@ -13,6 +13,8 @@ class CachedReader:
 
     Attributes
     ----------
+    reader
+        What is asked, for all that is not remembered.
     read
         As `Reader.read`.
     continuation

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from .report_data import Metric, Record, Result, Spread
+from .report_data import COST_UNITS, Metric, Record, Result, Spread
 from .report_plots import draw_plots
 from .summary import COSTS, SCORES
 
@@ -15,12 +15,6 @@ EXAMPLES = 20
 """Records of each result that the page shows one by one, failed ones first."""
 
 _MISSING = "–"  # noqa: RUF001 - a dash
-_COSTS = {
-    "forwards": ("forwards", 1, "{:,.0f}"),
-    "token_layers": ("token-layers", 1, "{:,.0f}"),
-    "wall_s": ("seconds", 1, "{:,.1f}"),
-    "peak_rss_bytes": ("peak memory, MiB", 2**20, "{:,.0f}"),
-}
 
 
 def render(results: Sequence[Result]) -> str:
@@ -35,7 +29,7 @@ def render(results: Sequence[Result]) -> str:
         details={name: cells for name, cells in settings.items() if "." in name},
         further=_table([result.further for result in results]),
         metrics={key.replace("_", " "): [_metric(result.metrics.get(key)) for result in results] for key in SCORES},
-        costs={_COSTS[key][0]: [_cost(key, result.costs.get(key)) for result in results] for key in COSTS},
+        costs={COST_UNITS[key][0]: [_cost(key, result.costs.get(key)) for result in results] for key in COSTS},
         plots=draw_plots(results),
         examples=[(result, _examples(result)) for result in results],
         missing=_MISSING,
@@ -63,7 +57,7 @@ def _metric(metric: Metric | None) -> str:
 def _cost(key: str, spread: Spread | None) -> str:
     if spread is None:
         return _MISSING
-    _, unit, form = _COSTS[key]
+    unit, form = COST_UNITS[key][1], "{:,.1f}" if key == "wall_s" else "{:,.0f}"
     return f"{form.format(spread.median / unit)} (max {form.format(spread.max / unit)})"
 
 

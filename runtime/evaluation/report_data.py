@@ -13,6 +13,14 @@ from ..errors import RequestError
 from ..search import Look
 from .summary import COSTS, SCORES
 
+COST_UNITS: dict[str, tuple[str, float]] = {
+    "forwards": ("forwards", 1),
+    "token_layers": ("token-layers", 1),
+    "wall_s": ("seconds", 1),
+    "peak_rss_bytes": ("peak memory, MiB", 2**20),
+}
+"""What a report calls each cost, and the unit that it is told in."""
+
 Tokens = tuple[tuple[str, float | None], ...]
 _T = TypeVar("_T", dict, list, str)  # type: ignore[type-arg]
 

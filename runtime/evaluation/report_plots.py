@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 from numpy.typing import NDArray
 
 from ..search import Look
-from .report_data import Metric, Record, Result
+from .report_data import COST_UNITS, Metric, Record, Result
 from .summary import SCORES
 
 REACHED = 0.5
@@ -44,12 +44,6 @@ _STYLE: Any = {  # matplotlib types the names of its settings one by one
 # Okabe and Ito's palette without black and yellow, which vanish on one of the two backgrounds.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 _DASHES = ("-", "--", ":", "-.")
-_COSTS: dict[str, tuple[str, float]] = {
-    "forwards": ("forwards", 1),
-    "token_layers": ("token-layers", 1),
-    "wall_s": ("seconds", 1),
-    "peak_rss_bytes": ("peak memory, MiB", 2**20),
-}
 _WIDTH = 9.0
 _LONGEST_NAME = 36
 
@@ -159,8 +153,8 @@ def _costs(results: Sequence[Result]) -> Plot:
     if not any(result.costs for result in results):
         return Plot("costs", title, "", "No result has costs.")
     figure = Figure(figsize=(_WIDTH, 0.9 + 0.36 * len(results)), layout="constrained")
-    panels = figure.subplots(1, len(_COSTS), sharey=True)
-    for axes, (key, (label, unit)) in zip(panels, _COSTS.items(), strict=True):
+    panels = figure.subplots(1, len(COST_UNITS), sharey=True)
+    for axes, (key, (label, unit)) in zip(panels, COST_UNITS.items(), strict=True):
         spreads = {i: result.costs[key] for i, result in enumerate(results) if key in result.costs}
         bars = {i: (s.median / unit, s.max / unit) for i, s in spreads.items() if s.median > 0}
         _cost_axis(axes, list(bars.values()), logarithmic=key != "peak_rss_bytes")

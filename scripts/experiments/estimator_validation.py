@@ -26,7 +26,7 @@ from mobiedit.runtime import Bundle, EditConfig
 from mobiedit.runtime.bundle_layout import LENS
 from mobiedit.runtime.lens import Lens
 from mobiedit.runtime.search import SearchTask
-from mobiedit.runtime.zeroth_order import estimate_gradient, orthonormal
+from mobiedit.runtime.zeroth_order import estimate_gradient, random_directions
 from scripts.support.backprop import BackpropConfig, backprop
 from scripts.support.bench_options import model_option
 from scripts.support.captured import capture_task
@@ -47,7 +47,7 @@ TITLE = "Gradient estimates against backpropagation"
 def scalar_differences(task: SearchTask, delta: Floats, mu: float, rng: np.random.Generator) -> Estimates:
     """Return the zeroth-order search's estimates, each with the first N of the same directions."""
     counts = [n for n in COUNTS if n <= len(delta)]
-    directions = orthonormal(rng, counts[-1], len(delta))
+    directions = random_directions(rng, counts[-1], len(delta))
     estimates: Estimates = {}
     total = np.zeros_like(delta)
     for before, n in zip([0, *counts], counts, strict=False):

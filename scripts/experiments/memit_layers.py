@@ -32,7 +32,6 @@ from tqdm import tqdm
 
 from mobiedit.calibration.key_statistics import collect_key_statistics
 from mobiedit.calibration.text import default_text
-from mobiedit.export.checkpoint import find_source, load_checkpoint
 from mobiedit.export.configuration import ExportConfig
 from mobiedit.runtime import Bundle, Method
 from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
@@ -55,7 +54,7 @@ from scripts.support.bench_options import BenchOptions, bench_parameters, model_
 from scripts.support.command_line import arguments_of, numbers_above_0
 from scripts.support.held_out import perplexity
 from scripts.support.host_decoder import host_decoder
-from scripts.support.host_model import HostModel, refuse_edits
+from scripts.support.host_model import HostModel, matching_checkpoint, refuse_edits
 from scripts.support.layer_spread import Spread, Subjects, fingerprint, leverages_of, read_subjects, written
 from scripts.support.sequence import Variant, mean
 from scripts.support.tables import Cell, markdown_table, text_table
@@ -65,7 +64,7 @@ _TOGETHER = 10  # facts whose searches are run at once
 
 
 @dataclass(frozen=True)
-class Batch:
+class SearchedFacts:
     """N facts with what was searched for each on the unedited model.
 
     Attributes
@@ -81,11 +80,11 @@ class Batch:
     deltas: Floats
     subjects: Subjects
 
-    def first(self, count: int) -> Batch:
-        """Return the batch of the first facts."""
+    def first(self, count: int) -> SearchedFacts:
+        """Return the first facts."""
         keys = {layer: keys[:count] for layer, keys in self.subjects.keys.items()}
         subjects = Subjects(keys, self.subjects.hidden[:count])
-        return Batch(self.records[:count], self.rows[:count], self.deltas[:count], subjects)
+        return SearchedFacts(self.records[:count], self.rows[:count], self.deltas[:count], subjects)
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ def main(
 
 
 def _lab(bundle: Bundle, model: str, layers: Sequence[int]) -> Lab:
-    checkpoint = load_checkpoint(find_source(model))
+    checkpoint = matching_checkpoint(bundle, model)
     sink = bundle.manifest.sink_token
     collected = collect_key_statistics(
         checkpoint.model, checkpoint.tokenizer, layers, sink, default_text(), ExportConfig.dynamic_multiplier
@@ -177,7 +176,7 @@ def _lab(bundle: Bundle, model: str, layers: Sequence[int]) -> Lab:
     return Lab(bundle, HostModel.load(bundle, model), {n: each.inverse_covariance for n, each in collected.items()})
 
 
-def _searched(lab: Lab, records: Sequence[EvaluationRecord], known: Path | None) -> Batch:
+def _searched(lab: Lab, records: Sequence[EvaluationRecord], known: Path | None) -> SearchedFacts:
     """Search each fact's delta on the unedited model; those in the file ``known`` are taken from there."""
     bundle, rome = lab.bundle, Variant(Method.ROME)
     last = bundle.manifest.edit_layer
@@ -198,7 +197,7 @@ def _searched(lab: Lab, records: Sequence[EvaluationRecord], known: Path | None)
             write_atomic(known, held.getvalue(), mode=None)
     rows = [bench.rows_of(request) for request in requests]
     deltas = np.stack([found[name] for name in names])
-    return Batch(records, rows, deltas, read_subjects(lab.host, rows, list(lab.statistics)))
+    return SearchedFacts(records, rows, deltas, read_subjects(lab.host, rows, list(lab.statistics)))
 
 
 def _task(bundle: Bundle, bench: Workbench, request: EditRequest) -> SearchTask:
@@ -229,7 +228,7 @@ def _read(known: Path) -> dict[str, Floats]:
         raise RequestError(f"{known} is damaged, or no file of deltas: delete it, or name another file") from error
 
 
-def _leverages(lab: Lab, batch: Batch) -> dict[int, float]:
+def _leverages(lab: Lab, batch: SearchedFacts) -> dict[int, float]:
     """Return the facts' median leverage at each layer, in units of the mean one of text's keys: the MLP's width."""
     width = lab.bundle.manifest.shape.mlp_width
     keys = {layer: leverages_of(batch.subjects.mean_keys(layer), c)[1] for layer, c in lab.statistics.items()}
@@ -240,7 +239,7 @@ def _settings(layers: Sequence[int], weights: Sequence[float]) -> list[Spread]:
     return [*(Spread(layers, Method.MEMIT, weight) for weight in weights), Spread(layers, Method.EMMET, min(weights))]
 
 
-def _measured(lab: Lab, batch: Batch, spreads: Sequence[Spread]) -> Iterator[dict[str, Cell]]:
+def _measured(lab: Lab, batch: SearchedFacts, spreads: Sequence[Spread]) -> Iterator[dict[str, Cell]]:
     """Yield the figures of the unedited model, of gated edits, and of each way to write the batch."""
     before = CachedReader(lab.reader())
     unedited = perplexity(before.reader, lab.bundle.tokenizer)
@@ -266,7 +265,7 @@ def _measured(lab: Lab, batch: Batch, spreads: Sequence[Spread]) -> Iterator[dic
         yield row
 
 
-def _gated(lab: Lab, batch: Batch) -> EditSet:
+def _gated(lab: Lab, batch: SearchedFacts) -> EditSet:
     """Return the batch as the product's gated edits, one after the other, each with its own delta."""
     manifest, statistics = lab.bundle.manifest, lab.statistics[lab.bundle.manifest.edit_layer]
     edits = EditSet((), len(batch.records), manifest.shape)
@@ -277,7 +276,7 @@ def _gated(lab: Lab, batch: Batch) -> EditSet:
     return edits
 
 
-def _missing(lab: Lab, batch: Batch, targets: Floats) -> float:
+def _missing(lab: Lab, batch: SearchedFacts, targets: Floats) -> float:
     """Return the median part of a delta that the bare prompt's hidden state still lacks."""
     gap = targets - read_subjects(lab.host, batch.rows, [], most=1).hidden
     return float(np.median(np.linalg.norm(gap, axis=1) / np.linalg.norm(batch.deltas, axis=1)))

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mobiedit.export.checkpoint import find_source, load_checkpoint
+from mobiedit.export.checkpoint import Checkpoint, find_source, load_checkpoint
 from mobiedit.export.graphs import graph_specs
 from mobiedit.export.segment import EditLayer
+from mobiedit.export.weight_update import rotation_name
 from mobiedit.runtime import Bundle
 from mobiedit.runtime.decoder import Decoder
 from mobiedit.runtime.errors import RequestError
@@ -45,17 +46,11 @@ class HostModel:
 
         Raises
         ------
-        ExportError
-            When there is no such checkpoint.
-        RequestError
-            When the bundle is of another one.
+        ExportError, RequestError
+            As `matching_checkpoint` does.
         """
         manifest = bundle.manifest
-        checkpoint = load_checkpoint(find_source(model))
-        if checkpoint.base.weights_sha256 != manifest.base.weights_sha256:
-            raise RequestError(
-                f"{bundle.path} was exported from other weights than {model}: give --model {manifest.base.name}"
-            )
+        checkpoint = matching_checkpoint(bundle, model)
         specs = graph_specs(checkpoint.model, checkpoint.shape, manifest.edit_layer, slots=1)
         prefix, edit, suffix, head = (specs[name].module for name in ("prefix", "edit", "suffix", "head"))
         return HostModel(prefix, edit, suffix, head, checkpoint.model.model.embed_tokens.weight, bundle.decoder)
@@ -66,6 +61,25 @@ class HostModel:
         inputs = (torch.from_numpy(part) for part in self.decoder.segment_inputs(cache, ids.shape[1]))
         residual = self.prefix(self.embedding[torch.from_numpy(ids)], *inputs)[0]
         return self.edit.mlp(residual)
+
+
+def matching_checkpoint(bundle: Bundle, model: str) -> Checkpoint:
+    """Load the checkpoint that a bundle was exported from; ``model`` is as `mobiedit-export` takes it.
+
+    Raises
+    ------
+    ExportError
+        When there is no such checkpoint.
+    RequestError
+        When the bundle is of another one, or of its weights rotated.
+    """
+    if rotation_name(bundle.manifest) is not None:
+        raise RequestError(f"{bundle.path} has rotated weights, its source model has not: export it with --no-rotate")
+    checkpoint = load_checkpoint(find_source(model))
+    if checkpoint.base.weights_sha256 != bundle.manifest.base.weights_sha256:
+        name = bundle.manifest.base.name
+        raise RequestError(f"{bundle.path} was exported from other weights than {model}: give --model {name}")
+    return checkpoint
 
 
 def refuse_edits(bundle: Bundle, path: Path) -> None:

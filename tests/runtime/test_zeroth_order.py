@@ -17,7 +17,7 @@ from mobiedit.runtime.configuration import ZerothOrderConfig
 from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.readout_loss import LossTerms
 from mobiedit.runtime.search import Floats, Progress, SearchResult
-from mobiedit.runtime.zeroth_order import orthonormal, zeroth_order
+from mobiedit.runtime.zeroth_order import random_directions, zeroth_order
 
 WIDTH, NORM = 12, 5.0
 GOAL = np.random.default_rng(7).standard_normal(WIDTH).astype(np.float32) * 2
@@ -312,7 +312,7 @@ def test_step_lengths_decay_by_a_half_cosine_when_the_gradient_is_steady() -> No
 @settings(deadline=None)
 @given(n=st.integers(1, 40), width=st.integers(1, 16), seed=st.integers(0, 1000))
 def test_directions_are_orthonormal_in_blocks_when_there_are_any_number(n: int, width: int, seed: int) -> None:
-    rows = orthonormal(np.random.default_rng(seed), n, width)
+    rows = random_directions(np.random.default_rng(seed), n, width)
     assert rows.shape == (n, width)
     assert rows.dtype == np.float32
     for start in range(0, n, width):
@@ -322,7 +322,7 @@ def test_directions_are_orthonormal_in_blocks_when_there_are_any_number(n: int, 
 
 
 def test_directions_of_a_second_block_are_new_when_there_are_more_than_components() -> None:
-    rows = orthonormal(np.random.default_rng(0), 8, 4)
+    rows = random_directions(np.random.default_rng(0), 8, 4)
     assert np.abs(rows[:4] - rows[4:]).max() > 0.1
 
 
