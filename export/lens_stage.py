@@ -29,6 +29,7 @@ def fit_export_lens(
     prefixes: Sequence[str],
     config: ExportConfig,
     advance: Callable[[int], None] = lambda rows: None,
+    mix: FactMix | None = None,
 ) -> FittedLens:
     """Fit the lens of an edit layer on the user's facts, or on the project's relations and calibration text.
 
@@ -38,6 +39,8 @@ def fit_export_lens(
         The FP32 graphs.
     inverse_covariance
         [F, F] of the layer's keys.
+    mix
+        Shares of the kinds of facts; None is the default.
     """
     model, shape = checkpoint.model, checkpoint.shape
     model.requires_grad_(False)
@@ -50,6 +53,6 @@ def fit_export_lens(
         recompute=isinstance(model.lm_head, WidenedLinear),  # a model that is stored in half is one that is large
     )
     source = facts_of_file(config.facts) if config.facts else own_relations()
-    sampler = FactSampler(tokenizer, source, lines, prefixes, FactMix(), seed=0)
+    sampler = FactSampler(tokenizer, source, lines, prefixes, mix or FactMix(), seed=0)
     runner = FactRunner(decoder, suffix, inverse_covariance, Slots.empty(config.slots, shape))
     return fit_lens(runner, model.lm_head.weight.detach(), sampler, LensConfig(rows=config.lens_rows), advance)

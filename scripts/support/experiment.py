@@ -47,9 +47,9 @@ class Experiment:
     threads: int
     out: Path
 
-    def open(self, bundle: Path | None = None) -> Bundle:
+    def open(self, bundle: Path | None = None, *, verify: bool = True) -> Bundle:
         """Open the bundle, or another one."""
-        return open_bundle(bundle or self.bundle, ExecutionConfig(self.threads))
+        return open_bundle(bundle or self.bundle, ExecutionConfig(self.threads), verify=verify)
 
     def records(self) -> tuple[EvaluationRecord, ...]:
         """Return the records to edit."""

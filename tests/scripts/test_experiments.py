@@ -12,7 +12,14 @@ import pytest
 
 from mobiedit.runtime import EditConfig, PrefixCache, configuration, open_bundle
 from mobiedit.runtime.errors import RequestError
-from scripts.experiments import ablation, estimator_validation, quantisation_robustness, sensitivity, staleness
+from scripts.experiments import (
+    ablation,
+    estimator_validation,
+    lens_sources,
+    quantisation_robustness,
+    sensitivity,
+    staleness,
+)
 from scripts.support.fidelity import Fidelity, WatchedProblem
 
 
@@ -141,3 +148,15 @@ def test_runs_are_watched_at_their_first_delta(task: Any) -> None:
     assert max(f.error for f in watched.seen) < 1e-4  # FP32 rounding
     assert captured.problem.meter.forwards - before == 5
     assert watched.rows is captured.problem.rows
+
+
+def test_lens_sources(fp32_bundle: Path, llama: Path, data: Path, tmp_path: Path, run: Any) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in fp32_bundle.iterdir()}
+    given = [fp32_bundle, "--data", data, "--facts", data, "--limit", 1, "--model", llama, "--rows", 48]
+    run(lens_sources.main, [*given, "--out", tmp_path])
+    rows = read(tmp_path, "lens_sources")
+    assert [(row["fitted on"], row["rows"]) for row in rows] == [("text alone", 48), ("relations", 48), ("facts", 48)]
+    assert len({row["held-out NLL"] for row in rows}) == 3
+    assert all(row["forwards"] > 0 for row in rows)
+    assert {path.name: path.stat().st_mtime_ns for path in fp32_bundle.iterdir()} == before
+    assert not [path for path in fp32_bundle.parent.iterdir() if path.name.startswith(".lens-")]
