@@ -130,3 +130,8 @@ def _print_summary(document: dict[str, Any]) -> None:
     for name in COSTS:
         entry = summary[name] or {"median": 0, "max": 0}
         click.echo(f"{name:<18} {round(entry['median'], 2):>15,} {round(entry['max'], 2):>15,}")
+    if worst := further["worst_decile"]:
+        told = f"target probability {worst['target_probability']:.4f}, exact match {worst['exact_match']:.4f}"
+        click.echo(
+            f"worst decile: {worst['records']} records, {told}, {worst['forwards'] or 0:,.0f} forwards in the median"
+        )

@@ -84,7 +84,7 @@ def _worst_decile(records: Sequence[MeasuredRecord]) -> dict[str, Any] | None:
         "records": len(worst),
         "target_probability": _mean([record.post.target_probability for record in worst]),
         "exact_match": _mean([record.post.exact_match for record in worst]),
-        "forwards": _mean([record.cost.forwards for record in worst if record.cost]),
+        "forwards": (_cost(worst, "forwards") or {}).get("median"),
     }
 
 

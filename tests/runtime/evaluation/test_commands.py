@@ -49,6 +49,7 @@ def test_bench_writes_the_file_and_prints_a_table(bench: Callable[..., Result], 
     assert {"base", "bundle_sha256", "data_sha256", "optimizer", "versions", "edit"} <= set(settings)
     assert str(tmp_path) not in json.dumps(document)
     assert "2 records, 0 refused" in result.stdout
+    assert "worst decile: 1 records, target probability 0." in result.stdout
     for name, entry in document["summary"].items():
         line = next(line for line in result.stdout.splitlines() if line.startswith(f"{name} "))
         figures = [entry["pre"], entry["post"], *entry["ci95"]] if "pre" in entry else []
