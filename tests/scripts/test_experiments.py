@@ -58,7 +58,7 @@ def test_sensitivity(fp32_bundle: Path, data: Path, tmp_path: Path, run: Any) ->
 
 @pytest.mark.usefixtures("quick")
 def test_ablation(fp32_bundle: Path, data: Path, tmp_path: Path, run: Any) -> None:
-    run(ablation.main, [fp32_bundle, "--data", data, "--limit", 2, "--optimizer", "zo", "--out", tmp_path])
+    run(ablation.main, [fp32_bundle, "--data", data, "--limit", 2, "--out", tmp_path])
     rows = read(tmp_path, "ablation")
     assert len(rows) == 6
     by_cache = {row["prefix_cache"]: row for row in rows if not row["early_stopping"]}
