@@ -222,8 +222,8 @@ def _name(request: EditRequest, manifest: Manifest, loss: LossConfig) -> str:
 
 def _read(known: Path) -> dict[str, Floats]:
     try:
-        with storage_errors(f"read {known}"):
-            return dict(np.load(known))
+        with storage_errors(f"read {known}"), known.open("rb") as file, np.load(file) as held:
+            return dict(held)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise RequestError(f"{known} is damaged, or no file of deltas: delete it, or name another file") from error
 
