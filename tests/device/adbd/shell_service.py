@@ -51,9 +51,10 @@ def run_shell(stream: Stream, command: str, home: Path, environment: dict[str, s
 
 def _pass_on(pipe: IO[bytes], kind: int, stream: Stream, sending: threading.Lock) -> None:
     told = True
-    while chunk := os.read(pipe.fileno(), 32 * 1024):
-        if told:
-            told = _send(stream, sending, kind, chunk)
+    with pipe:
+        while chunk := os.read(pipe.fileno(), 32 * 1024):
+            if told:
+                told = _send(stream, sending, kind, chunk)
 
 
 def _feed(stream: Stream, stdin: IO[bytes]) -> None:

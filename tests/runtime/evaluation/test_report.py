@@ -21,7 +21,8 @@ from mobiedit.runtime.evaluation.report_plots import compact
 from mobiedit.runtime.evaluation.summary import SCORES, summarise, summarise_further
 
 # A warning would stand on the standard error of the command.
-pytestmark = pytest.mark.filterwarnings("error")
+# Every warning of a plot is an error; what is told of other tests' garbage, wherever it is collected, is not a plot's.
+pytestmark = pytest.mark.filterwarnings("error", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 PLOTS = ("success", "loss", "costs", "metrics")
 HOSTILE = "<script>alert('x')</script>\"&"
