@@ -31,12 +31,11 @@ from mobiedit.runtime.files import require_place, write_atomic
 from mobiedit.runtime.search import Search, SearchResult, SearchTask
 from scripts.support.backprop import ORACLE_LOSS, BackpropConfig, backprop_search
 from scripts.support.bench_options import BenchOptions, bench_parameters, model_option
-from scripts.support.figures import row_of
+from scripts.support.figures import COUNTED, row_of
 from scripts.support.host_model import HostModel, refuse_edits
 from scripts.support.published import PUBLISHED_LOSS, PUBLISHED_STEPS, PublishedConfig, published_search
 from scripts.support.tables import Cell, text_table
 
-COUNTED = ("forwards", "token_layers", "wall_s")
 PUBLISHED = "published"
 
 

@@ -20,9 +20,8 @@ from mobiedit.runtime.cli_support import CONTEXT_SETTINGS, ErrorCommand
 from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.evaluation import MeasuredRecord
 from mobiedit.runtime.files import storage_errors
+from scripts.support.figures import COUNTED
 from scripts.support.tables import Cell, markdown_table
-
-COUNTED = ("forwards", "token_layers", "wall_s")
 
 Records = Mapping[str, Sequence[MeasuredRecord]]
 
@@ -61,7 +60,7 @@ def cost_ratios(measured: Records, base: str) -> list[dict[str, Cell]]:
                     "records": len(pairs),
                     "of the medians": statistics.median(ours) / statistics.median(theirs),
                     "geometric mean": statistics.geometric_mean(a / b for a, b in zip(ours, theirs, strict=True)),
-                    "all together": sum(ours) / sum(theirs),
+                    "all together": _together(pairs, cost),
                     "both solve": len(solved),
                     "these together": _together(solved, cost),
                 }

@@ -25,6 +25,7 @@ from mobiedit.runtime.errors import RequestError
 from mobiedit.runtime.evaluation import MeasuredRecord
 from mobiedit.runtime.evaluation.result_file import read_result
 from mobiedit.runtime.evaluation.summary import SCORES, bootstrap_interval
+from scripts.support.figures import COUNTED
 from scripts.support.tables import Cell, markdown_table
 
 Files = Mapping[Path, tuple[dict[str, Any], list[MeasuredRecord]]]
@@ -50,7 +51,7 @@ def main(first: tuple[Path, ...], second: tuple[Path, ...]) -> None:
     )
     rows = [*scored, _score_row("echo", _echo, pairs)]
     click.echo(markdown_table([row for row in rows if row]))
-    for cost in ("forwards", "token_layers", "wall_s"):
+    for cost in COUNTED:
         _print_ratio(cost, pairs)
 
 

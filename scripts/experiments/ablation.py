@@ -13,13 +13,12 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import click
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from mobiedit.runtime import EditConfig, PrefixCache
 from mobiedit.runtime.configuration import Optimizer, edit_config
-from scripts.support.experiment import Experiment, experiment_command, new_figure
+from scripts.support.experiment import Experiment, experiment_command, new_figure, optimizer_option
 from scripts.support.fidelity import Fidelity, watched_search
 from scripts.support.figures import row_of
 from scripts.support.tables import Cell
@@ -29,12 +28,7 @@ NEVER = math.nextafter(1.0, 0.0)  # a probability that stops no search before it
 
 
 @experiment_command(limit=2)
-@click.option(
-    "--optimizer",
-    type=click.Choice([each.value for each in Optimizer]),
-    default=Optimizer.ZO.value,
-    help="How the edits are searched for; gn has no stale cache to look at.",
-)
+@optimizer_option(Optimizer.ZO, "; gn has no stale cache to look at")
 def main(optimizer: str, **given: Any) -> None:  # noqa: ANN401 - click's options
     """Edit records of BUNDLE with parts switched off."""
     experiment = Experiment(**given)

@@ -14,19 +14,21 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mobiedit.calibration.facts import FactMix
 from mobiedit.calibration.key_statistics import collect_key_statistics
 from mobiedit.calibration.lens import FittedLens
 from mobiedit.calibration.text import default_text
+from mobiedit.export.checkpoint import Checkpoint
 from mobiedit.export.configuration import ExportConfig
 from mobiedit.export.lens_stage import fit_export_lens
 from mobiedit.runtime import Bundle, EditConfig
@@ -52,6 +54,12 @@ def main(model: str, facts: Path | None, rows: int, **given: Any) -> None:  # no
     if experiment.threads:
         torch.set_num_threads(experiment.threads)
     bundle = experiment.open()
+    manifest, checkpoint = bundle.manifest, matching_checkpoint(bundle, model)
+    layers, multiplier = [manifest.edit_layer], ExportConfig.dynamic_multiplier
+    collected = collect_key_statistics(
+        checkpoint.model, checkpoint.tokenizer, layers, manifest.sink_token, default_text(), multiplier
+    )
+    inverse_covariance = collected[manifest.edit_layer].inverse_covariance
     sources: dict[str, tuple[FactMix, Path | None]] = {
         "text alone": (FactMix(plain=1.0), None),
         "relations": (FactMix(), None),
@@ -60,7 +68,8 @@ def main(model: str, facts: Path | None, rows: int, **given: Any) -> None:  # no
     table: list[dict[str, Cell]] = []
     measured: dict[str, list[MeasuredRecord]] = {}
     for name, (mix, path) in sources.items():
-        lens = _fit(bundle, model, rows, mix, path)
+        config = ExportConfig(model, bundle.path, facts=path, lens_rows=rows, slots=manifest.slots)
+        lens = _fit(bundle, checkpoint, inverse_covariance, config, mix)
         measured[name] = _edited(experiment, bundle, lens, name)
         _, *losses = lens.evidence["held_out_nll"]
         nll = {"held-out NLL": losses[-1], "fitting, s": lens.evidence["seconds"]}
@@ -68,24 +77,21 @@ def main(model: str, facts: Path | None, rows: int, **given: Any) -> None:  # no
         experiment.write("lens_sources", TITLE, bundle, table, _plot(measured))
 
 
-def _fit(bundle: Bundle, model: str, rows: int, mix: FactMix, facts: Path | None) -> FittedLens:
-    """Fit a lens of the bundle's edit layer as the exporter does."""
-    manifest, config = bundle.manifest, ExportConfig(model, bundle.path, facts=facts, lens_rows=rows)
-    checkpoint, lines, layer = matching_checkpoint(bundle, model), default_text(), manifest.edit_layer
-    collected = collect_key_statistics(
-        checkpoint.model, checkpoint.tokenizer, [layer], manifest.sink_token, lines, config.dynamic_multiplier
-    )[layer]
-    with tqdm(total=rows, desc="lens", unit="fact") as bar:
+def _fit(
+    bundle: Bundle, checkpoint: Checkpoint, inverse_covariance: NDArray[np.float32], config: ExportConfig, mix: FactMix
+) -> FittedLens:
+    """Fit a lens of the bundle's edit layer as the exporter does; ``inverse_covariance`` is C^-1 [F, F]."""
+    with tqdm(total=config.lens_rows, desc="lens", unit="fact") as bar:
         return fit_export_lens(
             checkpoint,
             bundle.decoder,
             bundle.tokenizer,
-            layer,
-            collected.inverse_covariance,
-            lines,
-            manifest.row_prefixes,
-            replace(config, slots=manifest.slots),
-            lambda done: bar.update(done) and None,
+            bundle.manifest.edit_layer,
+            inverse_covariance,
+            default_text(),
+            bundle.manifest.row_prefixes,
+            config,
+            bar.update,
             mix,
         )
 

@@ -173,7 +173,7 @@ def _lab(bundle: Bundle, model: str, layers: Sequence[int]) -> Lab:
     collected = collect_key_statistics(
         checkpoint.model, checkpoint.tokenizer, layers, sink, default_text(), ExportConfig.dynamic_multiplier
     )
-    return Lab(bundle, HostModel.load(bundle, model), {n: each.inverse_covariance for n, each in collected.items()})
+    return Lab(bundle, HostModel.of(bundle, checkpoint), {n: each.inverse_covariance for n, each in collected.items()})
 
 
 def _searched(lab: Lab, records: Sequence[EvaluationRecord], known: Path | None) -> SearchedFacts:

@@ -32,7 +32,7 @@ TITLE = "Bits of the edit layer and of the suffix"
 
 
 @experiment_command(limit=3)
-@optimizer_option
+@optimizer_option(EditConfig().optimizer)
 @model_option
 @click.option(
     "--other",

@@ -25,12 +25,6 @@ from .bench_options import bench_parameters
 from .command_line import arguments_of, without_folders
 from .tables import Cell, markdown_table, text_table
 
-optimizer_option = click.option(
-    "--optimizer",
-    type=click.Choice([each.value for each in Optimizer]),
-    default=EditConfig().optimizer.value,
-    help="How the edits are searched for.",
-)
 _STYLE: Any = {"svg.hashsalt": "mobiedit", "svg.fonttype": "none", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3}
 
 
@@ -103,6 +97,16 @@ def experiment_command(limit: int) -> Callable[[Callable[..., None]], click.Comm
     ]
     shared = [p for p in bench_parameters("limit", "out") if p.name in Experiment.__dataclass_fields__]
     return click.command(cls=ErrorCommand, context_settings=CONTEXT_SETTINGS, params=[*shared, *own])
+
+
+def optimizer_option(default: Optimizer, more: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option of how edits are searched for; ``more`` ends its help."""
+    return click.option(
+        "--optimizer",
+        type=click.Choice([each.value for each in Optimizer]),
+        default=default.value,
+        help=f"How the edits are searched for{more}.",
+    )
 
 
 def new_figure(title: str, columns: int) -> tuple[Figure, list[Axes]]:

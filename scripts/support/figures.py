@@ -11,6 +11,8 @@ from mobiedit.runtime.evaluation.summary import COSTS, summarise, summarise_furt
 from .tables import Cell
 
 SUCCESS = ("efficacy", "exact_match", "paraphrase", "neighbourhood")
+COUNTED = tuple(name for name in COSTS if name != "peak_rss_bytes")
+"""The costs that an edit has of its own: the peak of memory is the process's."""
 
 
 def row_of(records: Sequence[MeasuredRecord]) -> dict[str, Cell]:
@@ -18,7 +20,7 @@ def row_of(records: Sequence[MeasuredRecord]) -> dict[str, Cell]:
     summary, further = summarise(records), summarise_further(records)
     scores = {name: summary[name]["post"] if summary[name] else None for name in SUCCESS}
     losses = [min(loss for _, loss, _ in record.looks) for record in records if record.looks]
-    costs = {name: summary[name]["median"] if summary[name] else None for name in COSTS if name != "peak_rss_bytes"}
+    costs = {name: summary[name]["median"] if summary[name] else None for name in COUNTED}
     probability = further["target_probability"]
     return {
         **scores,

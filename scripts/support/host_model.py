@@ -49,9 +49,12 @@ class HostModel:
         ExportError, RequestError
             As `matching_checkpoint` does.
         """
-        manifest = bundle.manifest
-        checkpoint = matching_checkpoint(bundle, model)
-        specs = graph_specs(checkpoint.model, checkpoint.shape, manifest.edit_layer, slots=1)
+        return HostModel.of(bundle, matching_checkpoint(bundle, model))
+
+    @staticmethod
+    def of(bundle: Bundle, checkpoint: Checkpoint) -> HostModel:
+        """Return the host's model of a bundle's checkpoint that is loaded already."""
+        specs = graph_specs(checkpoint.model, checkpoint.shape, bundle.manifest.edit_layer, slots=1)
         prefix, edit, suffix, head = (specs[name].module for name in ("prefix", "edit", "suffix", "head"))
         return HostModel(prefix, edit, suffix, head, checkpoint.model.model.embed_tokens.weight, bundle.decoder)
 
