@@ -2,10 +2,11 @@
 
 Usage: python -m scripts.experiments.estimator_validation BUNDLE --data counterfact.json
 
-At delta = 0 and half-way to backpropagation's solution. ``variance`` is the mean square distance between the estimate
-and the gradient, in units of the gradient's square. ``zo`` is scaled to be unbiased (by D / N): D / N - 1 for N
-orthonormal directions and exact derivatives. ``lens`` is scaled to the gradient's length. ``gn`` is the gradient's part
-in the span of the lens's directions, as vector-valued differences show it.
+At delta = 0 and half-way to backpropagation's solution. ``square error`` is the mean square distance of the estimates
+from the gradient, ``variance`` that from their own mean, both in units of the gradient's square. ``zo`` draws its
+directions and is scaled to be unbiased (by D / N): both are D / N - 1 for N orthonormal directions and exact
+derivatives. The others draw nothing and have no variance. ``lens`` is scaled to the gradient's length. ``gn`` is the
+gradient's part in the span of the lens's directions, as vector-valued differences show it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -57,6 +59,35 @@ def scalar_differences(task: SearchTask, delta: Floats, mu: float, rng: np.rando
 
 
 Estimator = Callable[[SearchTask, Floats, float, np.random.Generator], Estimates]
+DRAWN = ("zo",)
+"""Estimators whose directions are drawn; the others give the same again."""
+UNPERTURBED = ("lens",)
+"""Estimators that take no direction: mu is told as 0."""
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How close a record's estimates, a draw each, come to the gradient; squares in units of the gradient's."""
+
+    cosines: list[float]
+    square_error: float
+    variance: float | None
+    """None where one draw is all there is of drawn directions."""
+
+    @staticmethod
+    def of(name: str, estimates: list[Floats], gradient: Floats, n: int) -> Closeness:
+        """Compare the estimates that ``name`` made with ``n`` directions."""
+        length = float(np.linalg.norm(gradient))
+        norms = [float(np.linalg.norm(estimate)) for estimate in estimates]
+        scales = {"zo": [len(gradient) / max(n, 1)] * len(norms), "lens": [length / (norm or 1) for norm in norms]}
+        scaled = np.stack(estimates) * np.array(scales.get(name, [1.0] * len(norms)))[:, None] / length
+        spread = scaled - scaled.mean(axis=0)
+        variance = float((spread**2).sum()) / (len(scaled) - 1) if len(scaled) > 1 else None
+        return Closeness(
+            [float(e @ gradient) / (norm * length or 1) for e, norm in zip(estimates, norms, strict=True)],
+            float(((scaled - gradient / length) ** 2).sum()) / len(scaled),
+            variance if name in DRAWN else 0.0,
+        )
 
 
 def estimators_with(lens: Lens) -> dict[str, Estimator]:
@@ -75,9 +106,9 @@ def estimators_with(lens: Lens) -> dict[str, Estimator]:
 @experiment_command(limit=3)
 @model_option
 @click.option(
-    "--mu", "lengths", type=float, multiple=True, default=(1e-3, 1e-2, 1e-1), help="Relative to the value's norm."
+    "--mu", "lengths", type=float, multiple=True, default=(1e-4, 1e-3, 1e-2, 1e-1), help="Relative to the value's norm."
 )
-@click.option("--draws", type=click.IntRange(1), default=3, help="Sets of directions for each record and place.")
+@click.option("--draws", type=click.IntRange(1), default=4, help="Sets of directions, for estimators that draw them.")
 def main(model: str, lengths: tuple[float, ...], draws: int, **given: Any) -> None:  # noqa: ANN401 - click's options
     """Compare gradient estimates on BUNDLE with backpropagation through its source model."""
     experiment = Experiment(**given)
@@ -85,17 +116,18 @@ def main(model: str, lengths: tuple[float, ...], draws: int, **given: Any) -> No
     refuse_edits(bundle, experiment.bundle)
     host = HostModel.load(bundle, model)
     estimators = estimators_with(Lens.read(experiment.bundle / LENS))
-    found: dict[tuple[str, str, float, int], list[tuple[float, float]]] = defaultdict(list)
+    found: dict[tuple[str, str, float, int], list[Closeness]] = defaultdict(list)
     for index, record in enumerate(tqdm(experiment.records(), unit="record")):
         task = capture_task(bundle, record.request, EditConfig())
         for place, delta, gradient in _places(task, host):
             for name, estimator in estimators.items():
-                for mu in lengths:
-                    for draw in range(draws):
-                        rng = np.random.default_rng((experiment.seed, index, draw))
-                        estimates = estimator(task, delta, mu * task.value_norm, rng)
-                        for n, estimate in estimates.items():
-                            found[name, place, mu, n].append(_compare(name, estimate, gradient, n))
+                for mu in (0.0,) if name in UNPERTURBED else lengths:
+                    rngs = [np.random.default_rng((experiment.seed, index, draw)) for draw in range(draws)]
+                    drawn = rngs if name in DRAWN else rngs[:1]
+                    estimates = [estimator(task, delta, mu * task.value_norm, rng) for rng in drawn]
+                    for n in estimates[0]:
+                        same = [each[n] for each in estimates]
+                        found[name, place, mu, n].append(Closeness.of(name, same, gradient, n))
     rows = [_row(key, figures, bundle) for key, figures in found.items()]
     experiment.write("estimator_validation", TITLE, bundle, rows, _plot(rows))
 
@@ -109,17 +141,10 @@ def _places(task: SearchTask, host: HostModel) -> list[tuple[str, Floats, Floats
     return [(name, delta, problem.gradient(delta)) for name, delta in deltas.items()]
 
 
-def _compare(name: str, estimate: Floats, gradient: Floats, n: int) -> tuple[float, float]:
-    """Return the cosine of an estimate with the gradient, and its square error; the lens knows no length."""
-    norm, length = float(np.linalg.norm(estimate)), float(np.linalg.norm(gradient))
-    scaled = estimate * {"zo": len(gradient) / max(n, 1), "lens": length / (norm or 1)}.get(name, 1.0)
-    error = float(np.linalg.norm(scaled - gradient)) / length
-    return float(estimate @ gradient) / (norm * length or 1), error**2
-
-
-def _row(key: tuple[str, str, float, int], figures: list[tuple[float, float]], bundle: Bundle) -> dict[str, Cell]:
+def _row(key: tuple[str, str, float, int], records: list[Closeness], bundle: Bundle) -> dict[str, Cell]:
     name, place, mu, n = key
-    cosines, errors = zip(*figures, strict=True)
+    cosines = [cosine for record in records for cosine in record.cosines]
+    variances = [record.variance for record in records if record.variance is not None]
     width = bundle.manifest.shape.width
     return {
         "estimator": name,
@@ -129,7 +154,8 @@ def _row(key: tuple[str, str, float, int], figures: list[tuple[float, float]], b
         "cosine": statistics.mean(cosines),
         "cosine_deviation": statistics.pstdev(cosines),
         "cosine_of_exact_derivatives": math.sqrt(n / width) if n else None,
-        "variance": statistics.mean(errors),
+        "square_error": statistics.mean(record.square_error for record in records),
+        "variance": statistics.mean(variances) if variances else None,
     }
 
 
@@ -139,7 +165,7 @@ def _plot(rows: list[dict[str, Any]]) -> Figure:
         here = [row for row in rows if row["delta"] == place]
         for name, mu in dict.fromkeys((row["estimator"], row["mu"]) for row in here):
             line = [row for row in here if (row["estimator"], row["mu"]) == (name, mu)]
-            axis.plot(*_xy(line, "cosine"), marker="o", label=f"{name}, mu {mu:g}")
+            axis.plot(*_xy(line, "cosine"), marker="o", label=f"{name}, mu {mu:g}" if mu else name)
         axis.plot(*_xy(line, "cosine_of_exact_derivatives"), "k--", label="exact derivatives")
         axis.set(xscale="symlog", xlabel="directions", ylabel="cosine with the gradient", title=f"delta {place}")
         axis.legend()

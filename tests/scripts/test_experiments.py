@@ -110,13 +110,19 @@ def test_estimator_validation(fp32_bundle: Path, llama: Path, data: Path, tmp_pa
     cosines = [row["cosine"] for row in rows if row["delta"] == "zero"]
     assert cosines[0] < cosines[3] < cosines[-1]
     assert cosines[-1] > 0.99  # 64 orthonormal directions span the tiny model's 64 dimensions
+    assert rows[6]["square_error"] < 0.02
     assert rows[6]["variance"] < 0.02
+    for row in rows[2:5]:  # D / N - 1 = 15, 7, 3 in the mean; two draws and one record scatter
+        exact = 64 / row["directions"] - 1
+        assert exact / 3 < row["variance"] < 3 * exact
     projected = [row["cosine"] for row in table if (row["estimator"], row["delta"]) == ("gn", "zero")]
     assert projected == sorted(projected)  # each span holds the one before it
     assert projected[-1] > 0.99
+    assert {row["variance"] for row in table if row["estimator"] != "zo"} == {0}
     lens = [row for row in table if row["estimator"] == "lens"]
     assert [(row["delta"], row["directions"]) for row in lens] == [("zero", 0), ("half-way", 0)]
-    assert all(-1 <= row["cosine"] <= 1 and row["cosine_deviation"] < 1e-6 for row in lens)
+    assert all(-1 <= row["cosine"] <= 1 and row["mu"] == 0 for row in lens)
+    assert all(row["square_error"] == pytest.approx(2 - 2 * row["cosine"], rel=1e-4) for row in lens)  # equal lengths
 
 
 @pytest.mark.usefixtures("quick")
