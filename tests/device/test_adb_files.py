@@ -159,6 +159,7 @@ def test_a_copy_is_whole_when_the_link_is_cut_at_any_message(
         assert listed(adb_device.root) == listed(tmp_path) == ["x"]
         if faults.cut_at is not None:  # the copy was over before the cut
             break
+        assert adb_device.transport.run(["true"]).code == 0  # a cut behind the copy's end is not the next one's
     assert 10 < after < 999
 
 
