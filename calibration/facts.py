@@ -25,20 +25,25 @@ _CONTEXT = 16
 
 @dataclass(frozen=True)
 class Fact:
-    """A prompt with its subject written out, where the subject ends in it, and the target that shall follow."""
+    """A prompt with its subject written out, where the subject ends in it, and the target that shall follow.
+
+    ``aside`` asks the same subject for something else: what the model says there shall stay.
+    """
 
     text: str
     subject_end: int
     target: str
+    aside: Fact | None = None
 
 
 @dataclass(frozen=True)
 class FactRow:
-    """A fact in tokens: the prompt's, the index of the subject's last one, and the target's."""
+    """A fact in tokens: the prompt's, the index of the subject's last one, and the target's; and its aside."""
 
     prompt: tuple[int, ...]
     subject: int
     target: tuple[int, ...]
+    aside: FactRow | None = None
 
 
 @dataclass(frozen=True)
@@ -68,20 +73,35 @@ class FactSource(Protocol):
 
 
 def own_relations() -> FactSource:
-    """Return the project's relations: any subject of a kind may have any target of another."""
+    """Return the project's relations: any subject of a kind may have any target of another.
+
+    An aside is another relation of the same kind of subject whose targets are of another kind.
+    """
     data = _relations()
+    relations, kinds = data["relations"], data["kinds"]
+
+    def fact(relation: dict[str, str], prompt: str, subject: str, rng: random.Random, aside: Fact | None) -> Fact:
+        end = prompt.index("{}") + len(subject)
+        return Fact(_fill(prompt, subject), end, rng.choice(kinds[relation["target"]]), aside)
 
     def draw(rng: random.Random) -> Fact:
-        relation = rng.choice(data["relations"])
-        subject, target = (rng.choice(data["kinds"][relation[part]]) for part in ("subject", "target"))
-        prompt = relation["prompt"]
-        return Fact(_fill(prompt, subject), prompt.index("{}") + len(subject), target)
+        chosen = rng.choice(relations)
+        subject = rng.choice(kinds[chosen["subject"]])
+        others = [r for r in relations if r["subject"] == chosen["subject"] and r["target"] != chosen["target"]]
+        aside = None
+        if others:
+            other = rng.choice(others)
+            wordings = [other[name] for name in ("prompt", "paraphrase") if name in other]
+            aside = fact(other, rng.choice(wordings), subject, rng, None)
+        return fact(chosen, chosen["prompt"], subject, rng, aside)
 
     return draw
 
 
 def facts_of_file(path: Path) -> FactSource:
     """Return the facts of a file of evaluation records (CounterFact, ZsRE or personal).
+
+    An aside is "<subject> is a" with another record's target.
 
     Raises
     ------
@@ -91,9 +111,10 @@ def facts_of_file(path: Path) -> FactSource:
     records = read_records(path).records
 
     def draw(rng: random.Random) -> Fact:
-        record = rng.choice(records)
-        request = record.request
-        return Fact(request.text, request.prompt.index("{}") + len(request.subject), request.target)
+        request, other = (rng.choice(records).request for _ in range(2))
+        subject = request.subject
+        aside = Fact(f"{subject} is a", len(subject), other.target)
+        return Fact(request.text, request.prompt.index("{}") + len(subject), request.target, aside)
 
     return draw
 
@@ -181,14 +202,18 @@ class FactSampler:
         if rng.random() < mix.plain:
             return self._of_text()
         row = self._of_fact(self._source(rng))
-        return FactRow(row.prompt, row.subject, self._span()) if rng.random() < mix.borrowed else row
+        return replace(row, target=self._span()) if rng.random() < mix.borrowed else row
 
     def _of_fact(self, fact: Fact) -> FactRow:
         prefix = self._rng.choice(self._prefixes) if self._rng.random() < self._mix.prefixed else "{}"
+        aside = self._tokenized(fact.aside, "{}", None) if fact.aside else None
+        return self._tokenized(fact, prefix, aside)
+
+    def _tokenized(self, fact: Fact, prefix: str, aside: FactRow | None) -> FactRow:
         text, subject_end = prefix.replace("{}", fact.text), prefix.index("{}") + fact.subject_end
         encoding = self._tokenizer.encode(f"{text} {fact.target}")
         start = encoding.first_token_from(len(text))
-        return FactRow(encoding.ids[:start], encoding.last_token_before(subject_end), encoding.ids[start:])
+        return FactRow(encoding.ids[:start], encoding.last_token_before(subject_end), encoding.ids[start:], aside)
 
     def _of_text(self) -> FactRow:
         rng = self._rng

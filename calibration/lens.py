@@ -18,6 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .asides import Asides
 from .fact_rows import FactRows, FactRunner
 from .facts import FactSampler
 from .half_precision import bfloat16_pays
@@ -38,6 +39,10 @@ class LensConfig:
         Facts seen in all.
     batch
         Facts a step.
+    aside_share
+        The last part of the batches, where asides are read as well.
+    kl_factor
+        Weight of the divergence there.
     learning_rate
         Adam's, at its highest; inputs have unit length and outputs are in units of the value's norm.
     steps
@@ -54,6 +59,8 @@ class LensConfig:
 
     rows: int = 6000
     batch: int = 24
+    aside_share: float = 0.25
+    kl_factor: float = 0.5
     learning_rate: float = 2e-3
     steps: int = 2
     positions: int = 5
@@ -136,27 +143,36 @@ def fit_lens(
     optimizer = torch.optim.Adam(maps.parameters(), lr=config.learning_rate, betas=(0.9, 0.98))
     width = unembedding.shape[1]
     gradients = torch.zeros(width, width)
-    held_out = runner.run(sampler.rows(config.held_out))
     head = _Head.of(unembedding)
-    before = _held_out_losses(maps, head, held_out, config)[0]  # the maps are zero, and so is delta
+    unseen = sampler.rows(config.held_out)
+    held_out, held_asides = runner.run(unseen), Asides.run(runner, unseen, head.log_probs)
+    before = _held_out(maps, head, held_out, held_asides, config)[0]  # the maps are zero, and so is delta
     batches = max(1, config.rows // config.batch)
     for index in range(batches):
         rate = config.learning_rate * min(1, (index + 1) / _WARM_UP) * (1 - (1 - _LAST_RATE) * index / batches)
         optimizer.param_groups[0]["lr"] = rate
-        facts = runner.run(sampler.rows(config.batch))
+        rows = sampler.rows(config.batch)
+        facts = runner.run(rows)
+        late = index >= (1 - config.aside_share) * batches
+        asides = Asides.run(runner, rows, head.log_probs) if late else None
         optimizer.zero_grad()
-        for loss, delta in _stages(maps, head, facts, config):
-            loss.mean().backward()
+        for losses, delta in _stages(maps, head, facts, config):
+            loss = losses.mean()
+            if asides:
+                loss = loss + config.kl_factor * asides.divergence(delta).mean()
+            loss.backward()
             directions = F.normalize(delta.grad, dim=-1)
             gradients += directions.T @ directions
         optimizer.step()
         advance(len(facts.lengths))
     _, vectors = torch.linalg.eigh(gradients)
     subspace = vectors.flip(1).T[: config.subspace]
+    after = _held_out(maps, head, held_out, held_asides, config)
     evidence = {
         "rows": batches * config.batch,
         "seconds": round(time.perf_counter() - began, 1),
-        "held_out_nll": [round(loss, 3) for loss in (before, *_held_out_losses(maps, head, held_out, config))],
+        "held_out_nll": [round(loss, 3) for loss, _ in (before, *after)],
+        "held_out_divergence": [round(divergence, 3) for _, divergence in (before, *after)],
     }
     return FittedLens(maps.tensors(subspace.contiguous()), evidence)
 
@@ -184,9 +200,14 @@ def _stages(maps: LensMaps, head: _Head, facts: FactRows, config: LensConfig) ->
 
 
 @torch.no_grad()
-def _held_out_losses(maps: LensMaps, head: _Head, facts: FactRows, config: LensConfig) -> list[float]:
-    """Return the mean loss at the start and after each step."""
-    return [float(losses.mean()) for losses, _ in _stages(maps, head, facts, config)]
+def _held_out(
+    maps: LensMaps, head: _Head, facts: FactRows, asides: Asides | None, config: LensConfig
+) -> list[tuple[float, float]]:
+    """Return the target's mean NLL and the divergence at the asides, at the start and after each step."""
+    return [
+        (float(losses.mean()), float(asides.divergence(delta).mean()) if asides else 0.0)
+        for losses, delta in _stages(maps, head, facts, config)
+    ]
 
 
 @dataclass(frozen=True)

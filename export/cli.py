@@ -161,10 +161,12 @@ def main(
     )
     click.echo(_statistics_line(manifest.statistics))
     lens = manifest.statistics["lens"]
-    losses = " -> ".join(f"{loss:.2f}" for loss in lens["held_out_nll"])
+    losses, divergences = (
+        " -> ".join(f"{nats:.2f}" for nats in lens[name]) for name in ("held_out_nll", "held_out_divergence")
+    )
     click.echo(
-        f"  lens: {lens['bytes'] / 2**20:.1f} MiB, {lens['rows']} facts in {lens['seconds']:.0f} s; "
-        f"NLL of other facts at no delta, start, steps: {losses}"
+        f"  lens: {lens['bytes'] / 2**20:.1f} MiB, {lens['rows']} facts in {lens['seconds']:.0f} s; at no delta, start "
+        f"and steps: NLL of other facts {losses}, divergence where else their subjects are asked about {divergences}"
     )
     click.echo(
         f"  {manifest.precision} graphs: cosine {written.mean_cosine:.4f}, NLL {written.nll:.3f} "

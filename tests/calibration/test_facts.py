@@ -91,14 +91,40 @@ def test_facts_are_of_the_relations_when_drawn(relations: dict[str, Any]) -> Non
         assert "{}" not in fact.text
 
 
+def test_asides_ask_the_subject_for_something_else_when_drawn(relations: dict[str, Any]) -> None:
+    """Else the lens would be told to teach the target and to leave it out at one and the same place."""
+    # What is asked of whom, by the text: a wording may serve several relations.
+    asked: dict[str, set[tuple[str, str]]] = {}
+    for relation in relations["relations"]:
+        for prompt in (relation["prompt"], relation.get("paraphrase", relation["prompt"])):
+            for subject in relations["kinds"][relation["subject"]]:
+                text = prompt.replace("{}", subject)
+                asked.setdefault(text[:1].upper() + text[1:], set()).add((subject, relation["target"]))
+    draw, rng = own_relations(), random.Random(0)
+    facts = [draw(rng) for _ in range(300)]
+    pairs = [(fact, fact.aside) for fact in facts if fact.aside is not None]
+    assert len(pairs) > 250  # a few kinds have one relation alone
+    for fact, aside in pairs:
+        assert aside.aside is None
+        assert any(
+            subject == other and target != elsewhere
+            for subject, target in asked[fact.text]
+            for other, elsewhere in asked[aside.text]
+        ), fact
+
+
 def test_facts_are_of_the_file_when_one_is_given(tmp_path: Path) -> None:
     path = tmp_path / "facts.json"
     path.write_text(json.dumps(RECORDS), "utf-8")
     draw, rng = facts_of_file(path), random.Random(0)
-    facts = {draw(rng) for _ in range(40)}
+    facts = {draw(rng) for _ in range(60)}
     assert facts == {
-        Fact("My dentist's name is", len("My dentist"), "Dr. Chen"),
-        Fact("The city of birth of Anna", len("The city of birth of Anna"), "Rome"),
+        fact
+        for target in ("Dr. Chen", "Rome")
+        for fact in (
+            Fact("My dentist's name is", 10, "Dr. Chen", Fact("dentist is a", 7, target)),
+            Fact("The city of birth of Anna", 25, "Rome", Fact("Anna is a", 4, target)),
+        )
     }
 
 
@@ -180,6 +206,22 @@ def test_targets_are_cut_out_of_text_when_borrowed(byte_tokenizer: Tokenizer) ->
 def test_rows_are_facts_when_there_is_no_text(lines: list[str], byte_tokenizer: Tokenizer) -> None:
     rows = make(byte_tokenizer, FactMix(plain=1, borrowed=1, prefixed=0), 0, lines).rows(5)
     assert all(isinstance(row, FactRow) and row.target for row in rows)
+
+
+def test_asides_keep_their_own_prompt_and_target_when_the_fact_is_mixed(byte_tokenizer: Tokenizer) -> None:
+    """A prefix or a borrowed target is for the fact: its aside is what it was."""
+    fact = Fact("Anna is", 4, "here", Fact("The aunt of Anna is", 16, "Ida"))
+    sampler = FactSampler(byte_tokenizer, lambda _: fact, LINES, PREFIXES[1:], FactMix(0, 1, 1), 0)
+    for row in sampler.rows(10):
+        assert row.aside is not None
+        assert byte_tokenizer.decode(row.aside.prompt) == "The aunt of Anna is"
+        assert byte_tokenizer.decode(row.aside.prompt[: row.aside.subject + 1]) == "The aunt of Anna"
+        assert byte_tokenizer.decode(row.aside.target) == " Ida"
+        assert byte_tokenizer.decode(row.prompt) != "Anna is"
+
+
+def test_rows_have_no_aside_when_cut_out_of_text(byte_tokenizer: Tokenizer) -> None:
+    assert not any(row.aside for row in make(byte_tokenizer, FactMix(1, 0, 0)).rows(10))
 
 
 def test_prefixes_stand_in_front_when_asked_for(byte_tokenizer: Tokenizer) -> None:

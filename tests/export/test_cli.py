@@ -299,8 +299,9 @@ def test_lines_name_place_and_checks_when_exported(
     assert wrote == f"wrote {out}: {llama}, edit layer 1 of 4, w8a16"
     assert exact.startswith("  FP32 graphs against the source model: largest logit difference ")
     assert re.fullmatch(r"  key statistics: 0\.0 MB, 127 directions of \d+ keys in \d+ s", keys)
-    # The losses without delta, at the start, and after two steps.
-    assert re.fullmatch(r"  lens: \d+\.\d MiB, 24 facts in \d+ s; [^:]+: \d+\.\d\d( -> \d+\.\d\d){3}", lens)
+    losses = r"\d+\.\d\d( -> \d+\.\d\d){3}"  # without delta, at the start, and after two steps
+    stated = rf"NLL of other facts {losses}, divergence where else their subjects are asked about {losses}"
+    assert re.fullmatch(rf"  lens: \d+\.\d MiB, 24 facts in \d+ s; at no delta, start and steps: {stated}", lens)
     assert quantised.startswith("  w8a16 graphs: cosine 0.99")
     assert ranges[0] == "  activation ranges: minmax, from 2 lines"  # as many as there are
     assert [line.split()[0] for line in ranges[1:]] == ["graph", "prefix", "suffix", "head"]

@@ -67,9 +67,9 @@ def fit(checkpoint: Checkpoint, fp32_bundle: Path) -> Callable[..., Any]:
 def test_manifest_states_the_lens_when_exported(precision: str, request: pytest.FixtureRequest) -> None:
     bundle: Path = request.getfixturevalue(precision)
     lens = read_manifest(bundle).statistics["lens"]
-    assert lens.keys() == {"bytes", "rows", "seconds", "held_out_nll"}
+    assert lens.keys() == {"bytes", "rows", "seconds", "held_out_nll", "held_out_divergence"}
     assert (lens["bytes"], lens["rows"]) == ((bundle / LENS).stat().st_size, 24)
-    assert len(lens["held_out_nll"]) == 2 + LensConfig().steps
+    assert len(lens["held_out_nll"]) == len(lens["held_out_divergence"]) == 2 + LensConfig().steps
     numbers = sum(tensor.size for tensor in load_file(bundle / LENS).values())
     assert numbers == lens_numbers(64, LensConfig())
     assert lens["bytes"] == pytest.approx(2 * numbers, abs=1000)  # the header
