@@ -52,6 +52,10 @@ class FactRows:
         """[M] the row of each read-out."""
         return self.differentiable.rows
 
+    def means(self, figures: Tensor) -> Tensor:
+        """Return [B] the mean of each row's figures, of which there is one for each read-out, [M]."""
+        return torch.zeros(len(self.lengths)).index_add(0, self.owners, figures) / self.lengths
+
 
 @dataclass(frozen=True)
 class FactRunner:

@@ -80,7 +80,9 @@ def own_relations() -> FactSource:
     data = _relations()
     relations, kinds = data["relations"], data["kinds"]
 
-    def fact(relation: dict[str, str], prompt: str, subject: str, rng: random.Random, aside: Fact | None) -> Fact:
+    def fact(
+        relation: dict[str, str], prompt: str, subject: str, rng: random.Random, aside: Fact | None = None
+    ) -> Fact:
         end = prompt.index("{}") + len(subject)
         return Fact(_fill(prompt, subject), end, rng.choice(kinds[relation["target"]]), aside)
 
@@ -92,7 +94,7 @@ def own_relations() -> FactSource:
         if others:
             other = rng.choice(others)
             wordings = [other[name] for name in ("prompt", "paraphrase") if name in other]
-            aside = fact(other, rng.choice(wordings), subject, rng, None)
+            aside = fact(other, rng.choice(wordings), subject, rng)
         return fact(chosen, chosen["prompt"], subject, rng, aside)
 
     return draw
@@ -206,14 +208,14 @@ class FactSampler:
 
     def _of_fact(self, fact: Fact) -> FactRow:
         prefix = self._rng.choice(self._prefixes) if self._rng.random() < self._mix.prefixed else "{}"
-        aside = self._tokenized(fact.aside, "{}", None) if fact.aside else None
-        return self._tokenized(fact, prefix, aside)
+        row = self._tokenized(fact, prefix)
+        return replace(row, aside=self._tokenized(fact.aside, "{}")) if fact.aside else row
 
-    def _tokenized(self, fact: Fact, prefix: str, aside: FactRow | None) -> FactRow:
+    def _tokenized(self, fact: Fact, prefix: str) -> FactRow:
         text, subject_end = prefix.replace("{}", fact.text), prefix.index("{}") + fact.subject_end
         encoding = self._tokenizer.encode(f"{text} {fact.target}")
         start = encoding.first_token_from(len(text))
-        return FactRow(encoding.ids[:start], encoding.last_token_before(subject_end), encoding.ids[start:], aside)
+        return FactRow(encoding.ids[:start], encoding.last_token_before(subject_end), encoding.ids[start:])
 
     def _of_text(self) -> FactRow:
         rng = self._rng

@@ -190,8 +190,7 @@ def _stages(maps: LensMaps, head: _Head, facts: FactRows, config: LensConfig) ->
             delta.retain_grad()
         log_probs = head.log_probs(facts, delta)
         chosen = log_probs.gather(-1, facts.targets[:, None])[:, 0]
-        losses = torch.zeros(len(facts.lengths)).index_add(0, facts.owners, -chosen) / facts.lengths
-        yield losses, delta
+        yield facts.means(-chosen), delta
         if stage < config.steps:
             with torch.no_grad():
                 errors = maps.rows(facts.targets) - head.expected_row(log_probs.exp())

@@ -77,15 +77,16 @@ class Closeness:
     @staticmethod
     def of(name: str, estimates: list[Floats], gradient: Floats, n: int) -> Closeness:
         """Compare the estimates that ``name`` made with ``n`` directions."""
-        length = float(np.linalg.norm(gradient))
-        norms = [float(np.linalg.norm(estimate)) for estimate in estimates]
-        scales = {"zo": [len(gradient) / max(n, 1)] * len(norms), "lens": [length / (norm or 1) for norm in norms]}
-        scaled = np.stack(estimates) * np.array(scales.get(name, [1.0] * len(norms)))[:, None] / length
-        spread = scaled - scaled.mean(axis=0)
-        variance = float((spread**2).sum()) / (len(scaled) - 1) if len(scaled) > 1 else None
+        length = np.linalg.norm(gradient)
+        unit, norms = gradient / length, np.linalg.norm(estimates, axis=1)
+        directions = np.stack(estimates) / np.where(norms > 0, norms, 1)[:, None]
+        scaled = directions if name == "lens" else np.stack(estimates) / length
+        if name == "zo":
+            scaled = scaled * len(gradient) / n
+        variance = float(scaled.var(axis=0, ddof=1).sum()) if len(scaled) > 1 else None
         return Closeness(
-            [float(e @ gradient) / (norm * length or 1) for e, norm in zip(estimates, norms, strict=True)],
-            float(((scaled - gradient / length) ** 2).sum()) / len(scaled),
+            [float(cosine) for cosine in directions @ unit],
+            float(((scaled - unit) ** 2).sum()) / len(scaled),
             variance if name in DRAWN else 0.0,
         )
 

@@ -111,7 +111,7 @@ def test_first_delta_is_zero_when_untrained(unembedding: Tensor, facts: FactRows
 
 def test_loss_falls_when_fitted(runner: FactRunner, unembedding: Tensor, byte_tokenizer: Tokenizer) -> None:
     """Facts of untrained weights have nothing in common, so that it is measured on what it learned."""
-    draw, rng = own_relations(), random.Random(1)
+    draw, rng = own_relations(), random.Random(0)
     known = [draw(rng) for _ in range(12)]
     sampler = FactSampler(byte_tokenizer, lambda chosen: chosen.choice(known), [], ("{}",), FactMix(0, 0, 0), 0)
     config = replace(QUICK, rows=480, learning_rate=5e-3, kl_factor=0)
@@ -120,7 +120,7 @@ def test_loss_falls_when_fitted(runner: FactRunner, unembedding: Tensor, byte_to
     assert len(after) == QUICK.steps + 1
     assert after[0] < before - 0.8
     assert after == sorted(after, reverse=True)  # each step is better than the one before
-    assert after[-1] < after[0] - 0.02
+    assert after[-1] < after[0] - 0.1
 
 
 def test_divergence_elsewhere_is_less_when_it_is_paid_for(
